@@ -1,0 +1,2 @@
+//! RISC-V IOMMU driver for shared virtual addressing in no_std kernels
+#![no_std]

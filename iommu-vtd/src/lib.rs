@@ -1,0 +1,2 @@
+//! Intel VT-d driver for shared virtual addressing in no_std kernels
+#![no_std]

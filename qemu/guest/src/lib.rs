@@ -1,0 +1,1 @@
+//! The host-testable part of the guest kernel.
