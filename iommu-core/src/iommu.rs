@@ -1,0 +1,102 @@
+//! What every backend offers.
+
+use crate::error::{AttachError, Incompatible, QueueError, TagsExhausted};
+use crate::fault::{Fault, FaultSummary};
+use crate::ids::{DeviceId, Pasid, Tag};
+use crate::operation::Invalidation;
+use crate::page_table::PageTable;
+
+/// What an IOMMU can do, in neutral terms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// Width of a PASID in bits; 0 if only untagged requests can be bound.
+    pub pasid_bits: u8,
+    /// Whether it supports device TLBs (ATS).
+    pub device_tlb: bool,
+    /// Whether IOTLB entries are found by (tag, PASID) rather than by tag alone.
+    pub iotlb_keyed_by_pasid: bool,
+    /// Whether its specification lets one list hold the IOTLB invalidations, a sync and the
+    /// device-TLB invalidations, in that order, so that one wait covers them all.
+    pub chained_sync: bool,
+}
+
+/// How a device is set up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceConfig {
+    /// Width in bits of the PASIDs that the device sends; 0 for none.
+    pub pasid_bits: u8,
+    /// Whether the device may keep translations in a TLB of its own (PCIe ATS).
+    pub device_tlb: bool,
+}
+
+/// A list of commands on its way. Only [`Iommu::wait`] turns it into [`Completed`].
+#[derive(Debug)]
+#[must_use = "the translations are gone only when the ticket was waited for"]
+pub struct Ticket {
+    /// The queue position just past the list's sync.
+    pub(crate) end: u64,
+}
+
+/// Proof that everything that a [`Ticket`] stands for is done: the frames behind the range may be
+/// reused as far as this IOMMU is concerned.
+#[derive(Debug)]
+pub struct Completed {
+    pub(crate) _proof: (),
+}
+
+/// One IOMMU.
+///
+/// All methods may be called from any thread. [`submit`](Iommu::submit) and [`wait`](Iommu::wait)
+/// allocate nothing, do not sleep and may run with interrupts off; the others belong to a context
+/// that may wait.
+pub trait Iommu: Send + Sync {
+    /// What it can do.
+    fn features(&self) -> Features;
+
+    /// Whether devices behind it can walk `table`.
+    fn check(&self, table: &PageTable) -> Result<(), Incompatible>;
+
+    /// Takes an address-space tag out of the pool. The IOTLB has no entry under it.
+    fn allocate_tag(&self) -> Result<Tag, TagsExhausted>;
+
+    /// Puts a tag back. No device uses it, and its entries were invalidated.
+    fn free_tag(&self, tag: Tag);
+
+    /// Gives `device` an entry with an empty PASID table: until [`attach`](Iommu::attach) every
+    /// request of the device faults.
+    fn enable_device(&self, device: DeviceId, config: DeviceConfig) -> Result<(), AttachError>;
+
+    /// Takes the entry of `device` away. Its PASIDs are detached first, else
+    /// [`AttachError::PasidInUse`].
+    fn disable_device(&self, device: DeviceId) -> Result<(), AttachError>;
+
+    /// Lets requests of `device` with `pasid` walk `table`, with translations kept under `tag`.
+    ///
+    /// [`Pasid::UNTAGGED`] stands for the requests without a PASID. The entry becomes valid last;
+    /// when the call returns, the hardware uses it.
+    fn attach(
+        &self,
+        device: DeviceId,
+        pasid: Pasid,
+        tag: Tag,
+        table: &PageTable,
+    ) -> Result<(), AttachError>;
+
+    /// Makes every further request of `device` with `pasid` fail, without a fault report where the
+    /// hardware can be silent, and invalidates whatever was cached for it. The entry stays in use
+    /// until [`detach`](Iommu::detach). This is what a dying address space needs.
+    fn block(&self, device: DeviceId, pasid: Pasid) -> Result<(), AttachError>;
+
+    /// Takes the entry away, blocking it first if it is not blocked. When the call returns, the
+    /// IOMMU holds nothing of it and the page table may be freed.
+    fn detach(&self, device: DeviceId, pasid: Pasid) -> Result<(), AttachError>;
+
+    /// Posts all commands of one invalidation with one doorbell.
+    fn submit(&self, invalidation: &Invalidation<'_>) -> Result<Ticket, QueueError>;
+
+    /// Waits until the hardware has completed a ticket. Ends by the queue's time limit.
+    fn wait(&self, ticket: Ticket) -> Result<Completed, QueueError>;
+
+    /// Hands every recorded fault to `report`; bounded by the queue's size.
+    fn take_faults(&self, report: &mut dyn FnMut(Fault)) -> FaultSummary;
+}
