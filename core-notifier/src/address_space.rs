@@ -1,0 +1,310 @@
+//! The notifications of one address space.
+
+use alloc::sync::Arc;
+
+use crate::error::{RegisterError, UnregisterError};
+use crate::list::{Refusal, Subscriptions};
+use crate::notifier::Notifier;
+use crate::range::Range;
+use crate::srcu::Srcu;
+
+/// The kernel's lock over one address space, as registration needs it.
+///
+/// # Duties of who implements it
+///
+/// While a guard is held, nobody else changes a translation of the address space, and no section
+/// between [`AddressSpace::invalidate_range_start`] and its end is open: neither one that took the
+/// address-space lock nor one that took only a lock of a single mapping, file or reverse map. In
+/// Linux this is `mmap_lock` for writing and then `mm_take_all_locks`. Taking it may sleep.
+///
+/// # Duties of who calls it
+///
+/// [`AddressSpace::register`] holds the guard for the time of one pointer swap and calls nothing
+/// under it that sleeps, allocates or notifies.
+///
+/// If taking the lock can fail (a signal arrived), take it yourself and use
+/// [`AddressSpace::register_locked`].
+pub trait AddressSpaceLock {
+    /// Releases the lock when dropped.
+    type Guard<'a>
+    where
+        Self: 'a;
+
+    /// Takes the lock.
+    fn lock(&self) -> Self::Guard<'_>;
+}
+
+/// The subscriptions of one address space: what Linux calls `mmu_notifier_mm`.
+///
+/// The kernel keeps one beside each page table and calls it where the table changes. Notifications
+/// walk an immutable list inside a read section of the [`Srcu`] domain: they take no lock, allocate
+/// nothing, and are legal with interrupts off as far as the notifiers' own methods are. Registration
+/// and unregistration copy the list; they allocate, and are not for interrupt handlers.
+///
+/// A notifier is identified by its allocation: clones of one `Arc` are the same notifier.
+///
+/// # Destruction
+///
+/// The owner calls [`release`](AddressSpace::release) at exit. Dropping an address space on which
+/// somebody is still subscribed, which Linux answers with `BUG_ON`, calls every subscriber's
+/// [`Notifier::release`] first: no device uses a page table that is about to be freed. Nothing is
+/// waited for, as nobody else can be using what is being dropped.
+pub struct AddressSpace {
+    subscriptions: Subscriptions,
+}
+
+impl AddressSpace {
+    /// An address space without subscribers, in the domain `srcu`.
+    ///
+    /// Address spaces may share a domain; then a callback of one that does not return holds up the
+    /// unregistrations of all.
+    pub fn new(srcu: Arc<Srcu>) -> Self {
+        AddressSpace {
+            subscriptions: Subscriptions::new(srcu),
+        }
+    }
+
+    /// The domain whose sections notifications run in.
+    pub fn srcu(&self) -> &Arc<Srcu> {
+        self.subscriptions.srcu()
+    }
+
+    /// Whether anybody is subscribed: one relaxed load.
+    ///
+    /// For who wants to skip work that only notifying needs. May be out of date at once unless the
+    /// caller excludes registration.
+    pub fn has_notifiers(&self) -> bool {
+        self.subscriptions.is_used()
+    }
+
+    /// Subscribes `notifier`, taking `lock` so that no change of a translation is under way
+    /// meanwhile: the notifier sees every later change and no half of an earlier one.
+    ///
+    /// Memory is allocated before `lock` is taken. The caller holds no part of that lock, and the
+    /// address space is alive (Linux: `mm_users` is not zero). May sleep.
+    ///
+    /// Every registration is paired with one unregistration, also after exit.
+    ///
+    /// # Errors
+    ///
+    /// [`RegisterError::AlreadyRegistered`], [`RegisterError::Released`]; nothing has changed.
+    pub fn register(
+        &self,
+        lock: &impl AddressSpaceLock,
+        notifier: Arc<dyn Notifier>,
+    ) -> Result<(), RegisterError> {
+        self.register_under(|| lock.lock(), &notifier)
+    }
+
+    /// As [`register`](AddressSpace::register), for a caller who already holds what
+    /// [`AddressSpaceLock`] describes. Allocates under it.
+    ///
+    /// # Errors
+    ///
+    /// [`RegisterError::AlreadyRegistered`], [`RegisterError::Released`]; nothing has changed.
+    pub fn register_locked(&self, notifier: Arc<dyn Notifier>) -> Result<(), RegisterError> {
+        self.register_under(|| (), &notifier)
+    }
+
+    fn register_under<G>(
+        &self,
+        lock: impl Fn() -> G,
+        notifier: &Arc<dyn Notifier>,
+    ) -> Result<(), RegisterError> {
+        loop {
+            let mut draft = Some(self.subscriptions.draft());
+            let guard = lock();
+            let inserted = self.subscriptions.insert(&mut draft, notifier);
+            drop(guard);
+            match inserted {
+                Ok(old) => {
+                    self.subscriptions.retire(old);
+                    return Ok(());
+                }
+                Err(Refusal::Outgrown) => {}
+                Err(Refusal::Error(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Ends the subscription of `notifier`: after this, no callback of it runs or will run.
+    ///
+    /// Calls its [`Notifier::release`] unless exit has taken it out of the list already, then waits
+    /// for a grace period in either case. If exit is taking place at the same time, both may call
+    /// `release`, and both return only after both calls have. The address space's own references to
+    /// the notifier are dropped before this returns, or by whatever registration or unregistration
+    /// of others is still under way.
+    ///
+    /// May sleep. Never returns inside a notifier's callback, or any other section, of the same
+    /// [`Srcu`] domain: there, use
+    /// [`unregister_no_release`](AddressSpace::unregister_no_release). The caller holds no lock that
+    /// a callback in this domain takes.
+    ///
+    /// # Errors
+    ///
+    /// [`UnregisterError::NotRegistered`]; nothing has changed, no callback was called.
+    pub fn unregister(&self, notifier: &Arc<dyn Notifier>) -> Result<(), UnregisterError> {
+        // The section begins before the question whether exit was here first. If it was not, its
+        // wait comes later and includes this section: pages are freed after `release` returned.
+        let section = self.srcu().read();
+        if self.subscriptions.claim(notifier)? {
+            notifier.release();
+        }
+        drop(section);
+        let old = self.subscriptions.remove(notifier);
+        self.srcu().synchronize();
+        drop(old);
+        self.subscriptions.reclaim();
+        Ok(())
+    }
+
+    /// Ends the subscription of `notifier` without calling its `release` and without waiting.
+    ///
+    /// Callbacks that run now may go on until a grace period has passed; none begins that has not
+    /// begun to walk the list yet. The notifier itself is kept alive until then by a reference that
+    /// is dropped by a callback of the domain ([`Srcu::call`]), so the caller may drop its own at
+    /// once: this is what Linux needs `mmu_notifier_call_srcu` for. For other data that callbacks
+    /// use, see [`call`](AddressSpace::call).
+    ///
+    /// The caller has made the notifier's hardware stop using the address space. Legal inside a
+    /// callback, also one of `notifier`, where allocating is legal.
+    ///
+    /// # Errors
+    ///
+    /// [`UnregisterError::NotRegistered`]; nothing has changed.
+    pub fn unregister_no_release(
+        &self,
+        notifier: &Arc<dyn Notifier>,
+    ) -> Result<(), UnregisterError> {
+        self.subscriptions.claim(notifier)?;
+        let old = self.subscriptions.remove(notifier);
+        self.subscriptions.retire(old);
+        Ok(())
+    }
+
+    /// Queues `callback` to be called when every notification that is under way has returned: the
+    /// deferred free of Linux's `mmu_notifier_call_srcu`. See [`Srcu::call`].
+    pub fn call(&self, callback: impl FnOnce() + Send + 'static) {
+        self.srcu().call(callback);
+    }
+
+    /// Waits until every notification that is under way has returned. See [`Srcu::synchronize`].
+    pub fn synchronize(&self) {
+        self.srcu().synchronize();
+    }
+
+    /// Waits until every earlier [`call`](AddressSpace::call) and every deferred drop has *run*:
+    /// Linux's `mmu_notifier_synchronize` as of 2017. See [`Srcu::barrier`].
+    pub fn barrier(&self) {
+        self.srcu().barrier();
+    }
+
+    /// The process exits: calls every subscriber's [`Notifier::release`], takes them all out of the
+    /// list, and waits for a grace period. Afterwards no notifier of this address space is called
+    /// any more, and registration is refused.
+    ///
+    /// Called before any page of the address space is freed, by an owner that has excluded
+    /// registration (no more users). Costs one lock if nobody was ever subscribed. May sleep. Never
+    /// returns inside a callback of the same [`Srcu`] domain. A second call does no harm.
+    pub fn release(&self) {
+        if !self.subscriptions.close() {
+            return;
+        }
+        let section = self.srcu().read();
+        self.for_each(|notifier| notifier.release());
+        let old = self.subscriptions.unhash_all();
+        drop(section);
+        self.srcu().synchronize();
+        drop(old);
+        self.subscriptions.reclaim();
+    }
+
+    /// Asks every notifier whether `range` was accessed, makes the translations old and flushes
+    /// them. Returns whether any said yes; the caller combines that with the CPU's own answer by OR.
+    #[must_use = "an access that is not counted makes a page look unused"]
+    pub fn clear_flush_young(&self, range: Range) -> bool {
+        self.any_of_all(range, |notifier| notifier.clear_flush_young(range))
+    }
+
+    /// As [`clear_flush_young`](AddressSpace::clear_flush_young); notifiers may leave out the flush.
+    #[must_use = "an access that is not counted makes a page look unused"]
+    pub fn clear_young(&self, range: Range) -> bool {
+        self.any_of_all(range, |notifier| notifier.clear_young(range))
+    }
+
+    /// Whether any notifier says that `address` was accessed. Stops at the first that does.
+    pub fn test_young(&self, address: u64) -> bool {
+        self.subscriptions
+            .read()
+            .is_some_and(|list| list.iter().any(|notifier| notifier.test_young(address)))
+    }
+
+    /// Announces that the page-table entry of `address` is about to become `entry`.
+    ///
+    /// Called under the page-table lock, in this order: clear the entry, flush the CPUs' TLBs,
+    /// [`invalidate_range`](AddressSpace::invalidate_range), `change_pte`, write the new entry.
+    /// Linux's `set_pte_at_notify` does the last two.
+    pub fn change_pte(&self, address: u64, entry: u64) {
+        self.for_each(|notifier| notifier.change_pte(address, entry));
+    }
+
+    /// Announces that translations in `range` are about to change. The caller calls
+    /// [`invalidate_range_end`](AddressSpace::invalidate_range_end) with the same range when they
+    /// have. May sleep as the notifiers do. An empty range is ignored, here and there.
+    pub fn invalidate_range_start(&self, range: Range) {
+        if !range.is_empty() {
+            self.for_each(|notifier| notifier.invalidate_range_start(range));
+        }
+    }
+
+    /// Announces that translations in `range` have changed.
+    ///
+    /// For each notifier this is [`Notifier::invalidate_range`] and then
+    /// [`Notifier::invalidate_range_end`], as in 2017: a caller that does not notify under the
+    /// page-table lock still gets its devices' TLBs flushed, at the latest here.
+    pub fn invalidate_range_end(&self, range: Range) {
+        if !range.is_empty() {
+            self.for_each(|notifier| {
+                notifier.invalidate_range(range);
+                notifier.invalidate_range_end(range);
+            });
+        }
+    }
+
+    /// Announces that the translations in `range` have been removed or changed and flushed from the
+    /// CPUs' TLBs. When it returns, no device reads or writes through the old ones.
+    ///
+    /// Called after the store to the page table and before the page behind it is freed, and, if the
+    /// page changes, before the new entry is written; whether or not any CPU has the address space
+    /// loaded. Takes no lock, allocates nothing, legal with interrupts off. Without a subscriber it
+    /// costs one relaxed load. An empty range is ignored.
+    #[inline]
+    pub fn invalidate_range(&self, range: Range) {
+        if !range.is_empty() {
+            self.for_each(|notifier| notifier.invalidate_range(range));
+        }
+    }
+
+    fn for_each(&self, visit: impl Fn(&dyn Notifier)) {
+        if let Some(list) = self.subscriptions.read() {
+            list.iter().for_each(visit);
+        }
+    }
+
+    /// ORs the answers of all; a yes does not end the round.
+    fn any_of_all(&self, range: Range, ask: impl Fn(&dyn Notifier) -> bool) -> bool {
+        if range.is_empty() {
+            return false;
+        }
+        self.subscriptions.read().is_some_and(|list| {
+            list.iter()
+                .fold(false, |young, notifier| ask(notifier) | young)
+        })
+    }
+}
+
+impl Drop for AddressSpace {
+    fn drop(&mut self) {
+        self.for_each(|notifier| notifier.release());
+    }
+}

@@ -1,0 +1,255 @@
+//! Who is subscribed: an immutable list that notifications walk, and the record that changes it.
+
+use alloc::boxed::Box;
+use alloc::collections::LinkedList;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::ptr;
+
+use crate::error::{RegisterError, UnregisterError};
+use crate::notifier::Notifier;
+use crate::primitive::Mutex;
+use crate::srcu::{Published, Reader, Retired, Srcu};
+
+/// The subscribers that notifications visit, newest first, as in Linux.
+pub(crate) struct List(Vec<Arc<dyn Notifier>>);
+
+impl List {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &dyn Notifier> {
+        self.0.iter().map(|notifier| &**notifier)
+    }
+}
+
+/// How far a notifier has come on its way from registration to unregistration.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// In the list.
+    Subscribed,
+    /// Taken out of the list by the exit of the address space; still owes its unregistration.
+    Unhashed,
+    /// Somebody is unregistering it. May be in the list.
+    Leaving,
+}
+
+/// A registered notifier. The weak reference keeps the allocation, and with it the identity, from
+/// being reused.
+struct Member {
+    notifier: Weak<dyn Notifier>,
+    state: State,
+}
+
+impl Member {
+    fn is(&self, notifier: &Arc<dyn Notifier>) -> bool {
+        ptr::addr_eq(self.notifier.as_ptr(), Arc::as_ptr(notifier))
+    }
+}
+
+/// What the writers agree on. Under its lock nobody sleeps, allocates, or calls a notifier.
+struct Record {
+    members: Vec<Member>,
+    /// How many notifiers are in the list.
+    listed: usize,
+    /// Whether anything was ever in the list.
+    used: bool,
+    /// Whether the address space has been released.
+    released: bool,
+}
+
+/// Memory for one change of the subscriptions, allocated before any lock is taken.
+pub(crate) struct Draft {
+    list: Box<List>,
+    members: Vec<Member>,
+}
+
+/// Why [`Subscriptions::insert`] did nothing.
+pub(crate) enum Refusal {
+    /// Others registered meanwhile; the draft is too small.
+    Outgrown,
+    /// It is not allowed.
+    Error(RegisterError),
+}
+
+/// Lists that were replaced and may still be walked.
+type RetiredLists = Mutex<LinkedList<Retired<List>>>;
+
+/// The subscriptions of one address space.
+pub(crate) struct Subscriptions {
+    list: Published<List>,
+    record: Mutex<Record>,
+    retired: Arc<RetiredLists>,
+}
+
+impl Subscriptions {
+    pub(crate) fn new(srcu: Arc<Srcu>) -> Self {
+        Subscriptions {
+            list: Published::new(srcu),
+            record: Mutex::new(Record {
+                members: Vec::new(),
+                listed: 0,
+                used: false,
+                released: false,
+            }),
+            retired: Arc::new(Mutex::new(LinkedList::new())),
+        }
+    }
+
+    pub(crate) fn srcu(&self) -> &Arc<Srcu> {
+        self.list.srcu()
+    }
+
+    /// The list as it is now, or `None` at the cost of one load if nobody is subscribed.
+    #[inline]
+    pub(crate) fn read(&self) -> Option<Reader<'_, List>> {
+        self.list.read()
+    }
+
+    /// Whether anybody is in the list, as far as one relaxed load can tell.
+    pub(crate) fn is_used(&self) -> bool {
+        self.list.is_some()
+    }
+
+    /// Allocates for one more notifier than there are.
+    pub(crate) fn draft(&self) -> Draft {
+        let (listed, members) = {
+            let record = self.record.lock();
+            (record.listed, record.members.len())
+        };
+        Draft {
+            list: Box::new(List(Vec::with_capacity(listed + 1))),
+            members: Vec::with_capacity(members + 1),
+        }
+    }
+
+    /// Puts `notifier` at the head of the list. The old list goes to [`retire`](Self::retire).
+    pub(crate) fn insert(
+        &self,
+        draft: &mut Option<Draft>,
+        notifier: &Arc<dyn Notifier>,
+    ) -> Result<Option<Retired<List>>, Refusal> {
+        let mut record = self.record.lock();
+        if record.released {
+            return Err(Refusal::Error(RegisterError::Released));
+        }
+        if record.members.iter().any(|member| member.is(notifier)) {
+            return Err(Refusal::Error(RegisterError::AlreadyRegistered));
+        }
+        let Some(Draft { mut list, members }) =
+            draft.take_if(|draft| draft.holds(record.listed + 1, record.members.len() + 1))
+        else {
+            return Err(Refusal::Outgrown);
+        };
+        list.0.push(notifier.clone());
+        if let Some(current) = self.read() {
+            list.0.extend(current.0.iter().cloned());
+        }
+        let old = self.list.replace(Some(list));
+        record.listed += 1;
+        record.used = true;
+        // The memory that `members` outgrew goes back to the draft, to be freed without the lock.
+        let mut outgrown = core::mem::replace(&mut record.members, members);
+        record.members.append(&mut outgrown);
+        let member = Member {
+            notifier: Arc::downgrade(notifier),
+            state: State::Subscribed,
+        };
+        record.members.push(member);
+        drop(record);
+        drop(outgrown);
+        Ok(old)
+    }
+
+    /// Makes the caller the one who unregisters `notifier`, and says whether it is still in the
+    /// list.
+    pub(crate) fn claim(&self, notifier: &Arc<dyn Notifier>) -> Result<bool, UnregisterError> {
+        let mut record = self.record.lock();
+        let member = record
+            .members
+            .iter_mut()
+            .find(|member| member.is(notifier) && member.state != State::Leaving)
+            .ok_or(UnregisterError::NotRegistered)?;
+        let subscribed = member.state == State::Subscribed;
+        member.state = State::Leaving;
+        Ok(subscribed)
+    }
+
+    /// Takes `notifier`, which the caller has claimed, out of the record and of the list.
+    pub(crate) fn remove(&self, notifier: &Arc<dyn Notifier>) -> Option<Retired<List>> {
+        loop {
+            let mut draft = self.draft();
+            let mut record = self.record.lock();
+            if !draft.holds(record.listed, 0) {
+                continue;
+            }
+            let leaver = record
+                .members
+                .iter()
+                .position(|member| member.is(notifier))?;
+            let member = record.members.swap_remove(leaver);
+            let current = self.read()?;
+            let stays = |other: &&Arc<dyn Notifier>| !Arc::ptr_eq(other, notifier);
+            draft.list.0.extend(current.0.iter().filter(stays).cloned());
+            if draft.list.0.len() == current.0.len() {
+                return None;
+            }
+            record.listed = draft.list.0.len();
+            let old = self.list.replace((record.listed > 0).then_some(draft.list));
+            drop(record);
+            drop(member);
+            return old;
+        }
+    }
+
+    /// Refuses registrations from now on. Says whether there was ever one.
+    pub(crate) fn close(&self) -> bool {
+        let mut record = self.record.lock();
+        record.released = true;
+        record.used
+    }
+
+    /// Takes everyone out of the list. They still owe their unregistration.
+    pub(crate) fn unhash_all(&self) -> Option<Retired<List>> {
+        let mut record = self.record.lock();
+        for member in &mut record.members {
+            if member.state == State::Subscribed {
+                member.state = State::Unhashed;
+            }
+        }
+        record.listed = 0;
+        self.list.replace(None)
+    }
+
+    /// Lets go of a replaced list after a grace period, without waiting for it.
+    ///
+    /// Whoever waits for a grace period anyway may be first, by [`reclaim`](Self::reclaim);
+    /// otherwise a queued callback does it.
+    pub(crate) fn retire(&self, list: Option<Retired<List>>) {
+        let Some(list) = list else { return };
+        let mut node = LinkedList::from([list]);
+        self.retired.lock().append(&mut node);
+        let retired = self.retired.clone();
+        self.srcu().call(move || reclaim(&retired));
+    }
+
+    /// Drops the replaced lists that nobody walks any more.
+    pub(crate) fn reclaim(&self) {
+        reclaim(&self.retired);
+    }
+}
+
+/// Drops retired lists from the front as long as their grace period has passed. The lists hold
+/// references to notifiers, whose destructors run here, outside the lock.
+fn reclaim(retired: &RetiredLists) {
+    let next = || {
+        let mut lists = retired.lock();
+        lists.front()?.is_reclaimable().then(|| lists.pop_front())?
+    };
+    while let Some(list) = next() {
+        drop(list);
+    }
+}
+
+impl Draft {
+    fn holds(&self, listed: usize, members: usize) -> bool {
+        self.list.0.capacity() >= listed && self.members.capacity() >= members
+    }
+}

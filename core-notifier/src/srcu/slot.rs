@@ -1,0 +1,151 @@
+//! The counters that readers announce themselves with.
+
+use crate::primitive::{AtomicUsize, Ordering, state_total_order};
+
+/// How many slots readers can own.
+#[cfg(not(loom))]
+const OWNED: usize = 16;
+/// One, so that two readers of a model meet both kinds of slot.
+#[cfg(loom)]
+const OWNED: usize = 1;
+
+/// Sections entered and left, for each of the two ranks, modulo the word size.
+///
+/// On a cache line of its own, so that readers on different slots share none.
+#[repr(align(64))]
+struct Slot {
+    locks: [AtomicUsize; 2],
+    unlocks: [AtomicUsize; 2],
+}
+
+/// How a section leaves the slot that it entered.
+pub(super) enum Exit<'a> {
+    /// The section owns the slot's rank: nobody else writes the counter, a plain store will do.
+    Owned {
+        /// The counter to write.
+        unlocks: &'a AtomicUsize,
+        /// What to write into it.
+        count: usize,
+    },
+    /// Others write the counter too.
+    Shared(&'a AtomicUsize),
+}
+
+impl Exit<'_> {
+    /// Ends the section. Release: everything the section did happens before the grace period
+    /// that counts this.
+    #[inline]
+    pub(super) fn leave(&self) {
+        match *self {
+            Exit::Owned { unlocks, count } => unlocks.store(count, Ordering::Release),
+            Exit::Shared(unlocks) => {
+                unlocks.fetch_add(1, Ordering::Release);
+            }
+        }
+    }
+}
+
+impl Slot {
+    fn new() -> Self {
+        Slot {
+            locks: [AtomicUsize::new(0), AtomicUsize::new(0)],
+            unlocks: [AtomicUsize::new(0), AtomicUsize::new(0)],
+        }
+    }
+
+    /// Enters a section if nobody is inside on this rank, and so owns the rank until it leaves.
+    ///
+    /// `locks` is never behind `unlocks`, and only who moved `locks` to `n + 1` moves `unlocks`
+    /// there. So if `locks` still is `n` at the exchange, after `unlocks` was seen to be `n`, both
+    /// were `n` and nobody is inside.
+    ///
+    /// The exchange is the section's one locked operation, and its place in the total order of
+    /// `SeqCst` accesses. `Acquire` passes on, through this section's exit, what the previous owner
+    /// released with its own: without it a grace period would be ordered after the last owner only.
+    #[inline]
+    fn claim(&self, rank: usize) -> Option<Exit<'_>> {
+        let unlocks = &self.unlocks[rank];
+        let count = unlocks.load(Ordering::Acquire);
+        let next = count.wrapping_add(1);
+        self.locks[rank]
+            .compare_exchange(count, next, Ordering::SeqCst, Ordering::Relaxed)
+            .ok()?;
+        state_total_order();
+        Some(Exit::Owned {
+            unlocks,
+            count: next,
+        })
+    }
+
+    /// Enters a section beside others. Costs a second read-modify-write at the exit.
+    fn join(&self, rank: usize) -> Exit<'_> {
+        self.locks[rank].fetch_add(1, Ordering::SeqCst);
+        state_total_order();
+        Exit::Shared(&self.unlocks[rank])
+    }
+}
+
+/// All slots of a domain.
+pub(super) struct Slots {
+    owned: [Slot; OWNED],
+    shared: Slot,
+}
+
+impl Slots {
+    pub(super) fn new() -> Self {
+        Slots {
+            owned: core::array::from_fn(|_| Slot::new()),
+            shared: Slot::new(),
+        }
+    }
+
+    /// Enters a section of `rank` on a slot of the thread's own if one of two is free, else on the
+    /// shared one. Never waits; legal in an interrupt handler that interrupted this very function.
+    #[inline]
+    pub(super) fn enter(&self, rank: usize) -> Exit<'_> {
+        let first = slot_hint();
+        if let Some(exit) = self.owned[first % OWNED].claim(rank) {
+            return exit;
+        }
+        if let Some(exit) = self.owned[(first ^ 1) % OWNED].claim(rank) {
+            return exit;
+        }
+        self.shared.join(rank)
+    }
+
+    /// Whether, at some moment during the call, no section of `rank` that had been counted before
+    /// the call was still open.
+    ///
+    /// Unlocks are summed before locks: a section whose unlock is counted has had its lock counted
+    /// then, so a section that comes and goes between the sums can only make the sums differ. The
+    /// other way round, its unlock could stand in for the missing unlock of an older section.
+    pub(super) fn balanced(&self, rank: usize) -> bool {
+        let unlocks = self.sum(|slot| slot.unlocks[rank].load(Ordering::Acquire));
+        let locks = self.sum(|slot| slot.locks[rank].load(Ordering::Relaxed));
+        unlocks == locks
+    }
+
+    fn sum(&self, count: impl Fn(&Slot) -> usize) -> usize {
+        self.owned.iter().fold(count(&self.shared), |sum, slot| {
+            sum.wrapping_add(count(slot))
+        })
+    }
+}
+
+/// A slot number that threads running at the same time are likely to differ in: which page the
+/// stack is in, scattered.
+#[cfg(not(loom))]
+#[inline]
+fn slot_hint() -> usize {
+    const PAGE_SHIFT: u32 = 12;
+    const GOLDEN_RATIO: u64 = 0x9e37_79b9_7f4a_7c15;
+    let on_stack = 0_u8;
+    let page = (core::ptr::from_ref(&on_stack).addr() as u64) >> PAGE_SHIFT;
+    (page.wrapping_mul(GOLDEN_RATIO) >> 32) as usize
+}
+
+/// The same for everyone, as loom needs executions that it can repeat.
+#[cfg(loom)]
+fn slot_hint() -> usize {
+    0
+}
