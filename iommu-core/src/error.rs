@@ -140,21 +140,36 @@ pub struct TagsExhausted;
 
 impl fmt::Display for OutOfMemory {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "no device-visible memory for {} bytes", self.bytes)
+        write!(
+            formatter,
+            "no device-visible memory for {} bytes",
+            self.bytes
+        )
     }
 }
 
 impl fmt::Display for Timeout {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} took more than {} ns", self.operation, self.nanoseconds)
+        write!(
+            formatter,
+            "{} took more than {} ns",
+            self.operation, self.nanoseconds
+        )
     }
 }
 
 impl fmt::Display for ProbeError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::MissingCapability { capability, register, value } => {
-                write!(formatter, "the IOMMU lacks {capability} ({register} is {value:#x})")
+            Self::MissingCapability {
+                capability,
+                register,
+                value,
+            } => {
+                write!(
+                    formatter,
+                    "the IOMMU lacks {capability} ({register} is {value:#x})"
+                )
             }
             Self::NotPresent => write!(formatter, "no IOMMU answers at this address"),
             Self::Timeout(error) => error.fmt(formatter),
@@ -168,18 +183,32 @@ impl fmt::Display for QueueError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::IllegalCommand { slot } => {
-                write!(formatter, "the queue stopped at an illegal command in slot {slot}")
+                write!(
+                    formatter,
+                    "the queue stopped at an illegal command in slot {slot}"
+                )
             }
             Self::MemoryFault => write!(formatter, "the IOMMU could not access its queue"),
-            Self::DeviceTimeout { device: Some(device) } => {
-                write!(formatter, "device {device} did not answer a device-TLB invalidation")
+            Self::DeviceTimeout {
+                device: Some(device),
+            } => {
+                write!(
+                    formatter,
+                    "device {device} did not answer a device-TLB invalidation"
+                )
             }
             Self::DeviceTimeout { device: None } => {
-                write!(formatter, "a device did not answer a device-TLB invalidation")
+                write!(
+                    formatter,
+                    "a device did not answer a device-TLB invalidation"
+                )
             }
             Self::Timeout(error) => error.fmt(formatter),
             Self::ListTooLong { commands, capacity } => {
-                write!(formatter, "{commands} commands do not fit a queue of {capacity}")
+                write!(
+                    formatter,
+                    "{commands} commands do not fit a queue of {capacity}"
+                )
             }
             Self::Unknown { code } => write!(formatter, "undefined queue error {code:#x}"),
         }
@@ -195,10 +224,16 @@ impl fmt::Display for AttachError {
             }
             Self::DeviceInUse(device) => write!(formatter, "device {device} is already enabled"),
             Self::PasidInUse(device, pasid) => {
-                write!(formatter, "PASID {pasid} of device {device} is already attached")
+                write!(
+                    formatter,
+                    "PASID {pasid} of device {device} is already attached"
+                )
             }
             Self::UnknownPasid(device, pasid) => {
-                write!(formatter, "PASID {pasid} of device {device} is not attached")
+                write!(
+                    formatter,
+                    "PASID {pasid} of device {device} is not attached"
+                )
             }
             Self::PasidTooWide { pasid, bits } => {
                 write!(formatter, "PASID {pasid} does not fit {bits} bits")
@@ -215,7 +250,10 @@ impl fmt::Display for Incompatible {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Architecture => {
-                write!(formatter, "the page table has another architecture's format")
+                write!(
+                    formatter,
+                    "the page table has another architecture's format"
+                )
             }
             Self::VirtualAddressBits { cpu, iommu } => write!(
                 formatter,
@@ -227,7 +265,10 @@ impl fmt::Display for Incompatible {
             ),
             Self::PageSize => write!(formatter, "the IOMMU does not support the CPU's page size"),
             Self::NonCoherentWalk => write!(formatter, "the IOMMU's walks do not snoop CPU caches"),
-            Self::Root => write!(formatter, "the IOMMU cannot address the root of the page table"),
+            Self::Root => write!(
+                formatter,
+                "the IOMMU cannot address the root of the page table"
+            ),
         }
     }
 }

@@ -22,7 +22,13 @@ impl DeviceId {
 impl fmt::Display for DeviceId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(id) = *self;
-        write!(formatter, "{:02x}:{:02x}.{}", id >> 8, id >> 3 & 0x1f, id & 7)
+        write!(
+            formatter,
+            "{:02x}:{:02x}.{}",
+            id >> 8,
+            id >> 3 & 0x1f,
+            id & 7
+        )
     }
 }
 
@@ -41,7 +47,11 @@ impl Pasid {
 
     /// A PASID, if `value` fits 20 bits.
     pub const fn new(value: u32) -> Option<Self> {
-        if value <= Self::MAX.0 { Some(Self(value)) } else { None }
+        if value <= Self::MAX.0 {
+            Some(Self(value))
+        } else {
+            None
+        }
     }
 
     /// The number.

@@ -10,9 +10,15 @@
 //! [`invalidation_set`] says where, [`cover`] says what) → the backend's `invalidate` → [`ring`] →
 //! doorbell. The way back is one completion.
 #![no_std]
-#![deny(missing_docs, unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
+#![deny(
+    missing_docs,
+    unsafe_op_in_unsafe_fn,
+    clippy::undocumented_unsafe_blocks
+)]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
 pub mod cover;
 pub mod error;

@@ -30,13 +30,19 @@ pub struct PasidAllocator {
 impl PasidAllocator {
     /// PASIDs from 1 to `last`.
     pub const fn new(last: Pasid) -> Self {
-        Self { last: last.get(), used: Mutex::new(BTreeSet::new()) }
+        Self {
+            last: last.get(),
+            used: Mutex::new(BTreeSet::new()),
+        }
     }
 
     /// The lowest free PASID.
     pub fn allocate(&self) -> Result<Pasid, PasidsExhausted> {
         let mut used = self.used.lock();
-        let free = used.iter().zip(1..).find(|(taken, candidate)| *taken != candidate);
+        let free = used
+            .iter()
+            .zip(1..)
+            .find(|(taken, candidate)| *taken != candidate);
         let lowest = match free {
             Some((_, candidate)) => candidate,
             None => used.len() as u32 + 1,

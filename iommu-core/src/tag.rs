@@ -21,7 +21,13 @@ struct State {
 impl TagAllocator {
     /// Tags from `first` to `last`, both included.
     pub const fn new(first: u32, last: u32) -> Self {
-        Self { last, state: Mutex::new(State { next: first, freed: Vec::new() }) }
+        Self {
+            last,
+            state: Mutex::new(State {
+                next: first,
+                freed: Vec::new(),
+            }),
+        }
     }
 
     /// A tag that nobody uses.

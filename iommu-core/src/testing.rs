@@ -30,19 +30,31 @@ pub struct FakeMmio<F>(pub Arc<F>);
 // SAFETY: no hardware is behind it; each call is one call of the fake, in program order.
 unsafe impl<F: FakeRegisters> Mmio for FakeMmio<F> {
     fn read32(&self, offset: usize) -> u32 {
-        assert!(offset.is_multiple_of(4), "unaligned register read at {offset:#x}");
+        assert!(
+            offset.is_multiple_of(4),
+            "unaligned register read at {offset:#x}"
+        );
         self.0.read(offset, 4) as u32
     }
     fn write32(&self, offset: usize, value: u32) {
-        assert!(offset.is_multiple_of(4), "unaligned register write at {offset:#x}");
+        assert!(
+            offset.is_multiple_of(4),
+            "unaligned register write at {offset:#x}"
+        );
         self.0.write(offset, 4, value.into());
     }
     fn read64(&self, offset: usize) -> u64 {
-        assert!(offset.is_multiple_of(8), "unaligned register read at {offset:#x}");
+        assert!(
+            offset.is_multiple_of(8),
+            "unaligned register read at {offset:#x}"
+        );
         self.0.read(offset, 8)
     }
     fn write64(&self, offset: usize, value: u64) {
-        assert!(offset.is_multiple_of(8), "unaligned register write at {offset:#x}");
+        assert!(
+            offset.is_multiple_of(8),
+            "unaligned register write at {offset:#x}"
+        );
         self.0.write(offset, 8, value);
     }
 }
@@ -92,15 +104,17 @@ impl HeapMemory {
         self.blocks.lock().len()
     }
 
-    /// Whether the 64-bit word at `address` was cleaned since the last call that said so.
-    pub fn take_cleaned(&self, address: PhysicalAddress) -> bool {
-        let mut cleaned = self.cleaned.lock();
-        let covers = |&(start, length): &(u64, usize)| {
-            start <= address.0 && address.0 + 8 <= start + length as u64
-        };
-        let found = cleaned.iter().any(covers);
-        cleaned.retain(|span| !covers(span));
-        found
+    /// Whether the 64-bit word at `address` was cleaned since [`Self::forget_cleaned`].
+    pub fn was_cleaned(&self, address: PhysicalAddress) -> bool {
+        self.cleaned
+            .lock()
+            .iter()
+            .any(|&(start, length)| start <= address.0 && address.0 + 8 <= start + length as u64)
+    }
+
+    /// Forgets what was cleaned so far.
+    pub fn forget_cleaned(&self) {
+        self.cleaned.lock().clear();
     }
 
     /// The 64-bit word that an IOMMU would read at `address`.
@@ -110,13 +124,17 @@ impl HeapMemory {
 
     /// Writes a 64-bit word as an IOMMU would.
     pub fn store(&self, address: PhysicalAddress, value: u64) {
-        self.with(address, 8, |word: &AtomicU64| word.store(value.to_le(), Ordering::SeqCst));
+        self.with(address, 8, |word: &AtomicU64| {
+            word.store(value.to_le(), Ordering::SeqCst)
+        });
     }
 
     /// Writes a 32-bit word as an IOMMU would.
     pub fn store32(&self, address: PhysicalAddress, value: u32) {
         use core::sync::atomic::AtomicU32;
-        self.with(address, 4, |word: &AtomicU32| word.store(value.to_le(), Ordering::SeqCst));
+        self.with(address, 4, |word: &AtomicU32| {
+            word.store(value.to_le(), Ordering::SeqCst)
+        });
     }
 
     fn with<T, R>(&self, address: PhysicalAddress, size: u64, access: impl FnOnce(&T) -> R) -> R {
@@ -126,10 +144,19 @@ impl HeapMemory {
             .next_back()
             .filter(|(start, heap)| address.0 + size <= **start + heap.layout.size() as u64)
             .unwrap_or_else(|| panic!("the IOMMU accesses {:#x}, which is not its", address.0));
-        assert!(address.0.is_multiple_of(size), "unaligned access to {:#x}", address.0);
+        assert!(
+            address.0.is_multiple_of(size),
+            "unaligned access to {:#x}",
+            address.0
+        );
         // SAFETY: the word lies inside a live block, is aligned, and is accessed by atomics only;
         // the lock keeps the block alive meanwhile.
-        access(unsafe { heap.pointer.add((address.0 - start) as usize).cast::<T>().as_ref() })
+        access(unsafe {
+            heap.pointer
+                .add((address.0 - start) as usize)
+                .cast::<T>()
+                .as_ref()
+        })
     }
 }
 
@@ -139,7 +166,13 @@ impl HeapMemory {
 unsafe impl DmaMemory for HeapMemory {
     fn allocate(&self, size: usize, align: usize) -> Result<DmaBlock, OutOfMemory> {
         let refused = OutOfMemory { bytes: size };
-        let take = |left: usize| if left == usize::MAX { Some(left) } else { left.checked_sub(1) };
+        let take = |left: usize| {
+            if left == usize::MAX {
+                Some(left)
+            } else {
+                left.checked_sub(1)
+            }
+        };
         self.limit
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
             .map_err(|_| refused)?;
@@ -148,18 +181,30 @@ unsafe impl DmaMemory for HeapMemory {
         let pointer = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(refused)?;
         let number = self.allocations.fetch_add(1, Ordering::Relaxed) as u64 + 1;
         let physical = number << 32;
-        self.blocks.lock().insert(physical, Heap { pointer, layout });
-        Ok(DmaBlock { pointer, physical: PhysicalAddress(physical), size })
+        self.blocks
+            .lock()
+            .insert(physical, Heap { pointer, layout });
+        Ok(DmaBlock {
+            pointer,
+            physical: PhysicalAddress(physical),
+            size,
+        })
     }
 
     unsafe fn free(&self, block: DmaBlock) {
-        let heap = self.blocks.lock().remove(&block.physical.0).expect("freed once");
+        let heap = self
+            .blocks
+            .lock()
+            .remove(&block.physical.0)
+            .expect("freed once");
         // SAFETY: it was allocated with this layout and nobody uses it, by the caller's promise.
         unsafe { dealloc(heap.pointer.as_ptr(), heap.layout) };
     }
 
     fn clean(&self, block: &DmaBlock, offset: usize, length: usize) {
-        self.cleaned.lock().push((block.physical.0 + offset as u64, length));
+        self.cleaned
+            .lock()
+            .push((block.physical.0 + offset as u64, length));
     }
 }
 
@@ -174,7 +219,10 @@ impl Drop for HeapMemory {
 
 impl fmt::Debug for HeapMemory {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("HeapMemory").field("blocks", &self.live_blocks()).finish()
+        formatter
+            .debug_struct("HeapMemory")
+            .field("blocks", &self.live_blocks())
+            .finish()
     }
 }
 
@@ -244,11 +292,7 @@ impl<F: FakeRegisters> Platform for FakePlatform<F> {
 
 impl<F: FakeRegisters> FakePlatform<F> {
     /// The parts for a fake, its memory and a recorder.
-    pub fn parts(
-        fake: &Arc<F>,
-        memory: &Arc<HeapMemory>,
-        recorder: &Arc<Recorder>,
-    ) -> Parts<Self> {
+    pub fn parts(fake: &Arc<F>, memory: &Arc<HeapMemory>, recorder: &Arc<Recorder>) -> Parts<Self> {
         Parts {
             mmio: FakeMmio(fake.clone()),
             memory: memory.clone(),

@@ -37,7 +37,10 @@ pub struct Deadline {
 impl Deadline {
     /// A deadline `limit` nanoseconds from now.
     pub fn after(clock: &impl Clock, limit: u64) -> Self {
-        Self { start: clock.now(), limit }
+        Self {
+            start: clock.now(),
+            limit,
+        }
     }
 
     /// Whether the time is over.
@@ -61,7 +64,10 @@ pub fn wait_until(
             return Ok(());
         }
         if over {
-            return Err(Timeout { operation, nanoseconds: limit });
+            return Err(Timeout {
+                operation,
+                nanoseconds: limit,
+            });
         }
         clock.relax();
     }

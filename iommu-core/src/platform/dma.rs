@@ -104,7 +104,11 @@ impl<P: Platform> DmaBuffer<P> {
     ) -> Result<Self, OutOfMemory> {
         let align = align.max(8);
         let block = parts.memory.allocate(size, align)?;
-        let buffer = Self { parts: parts.clone(), block: Some(block), coherency };
+        let buffer = Self {
+            parts: parts.clone(),
+            block: Some(block),
+            coherency,
+        };
         assert!(
             size.is_multiple_of(8)
                 && buffer.size() >= size
@@ -142,7 +146,10 @@ impl<P: Platform> DmaBuffer<P> {
 
     /// The 32-bit word number `index`: completion words that the IOMMU writes.
     pub fn load32(&self, index: usize) -> u32 {
-        assert!(index < self.size() / 4, "word {index} lies outside the buffer");
+        assert!(
+            index < self.size() / 4,
+            "word {index} lies outside the buffer"
+        );
         if self.coherency == WalkerCoherency::NonCoherent {
             self.parts.memory.clean(self.block(), index * 4, 4);
         }
@@ -162,14 +169,19 @@ impl<P: Platform> DmaBuffer<P> {
     }
 
     fn word(&self, index: usize) -> &AtomicU64 {
-        assert!(index < self.size() / 8, "word {index} lies outside the buffer");
+        assert!(
+            index < self.size() / 8,
+            "word {index} lies outside the buffer"
+        );
         // SAFETY: the index was checked, `DmaMemory` promises a valid block aligned to 8 bytes, and
         // all access is atomic.
         unsafe { self.block().pointer.cast::<AtomicU64>().add(index).as_ref() }
     }
 
     fn block(&self) -> &DmaBlock {
-        self.block.as_ref().expect("the block is taken only by drop")
+        self.block
+            .as_ref()
+            .expect("the block is taken only by drop")
     }
 }
 

@@ -14,7 +14,7 @@
 //! Nothing is held over a wait.
 
 mod position;
-#[cfg(any())]
+#[cfg(test)]
 mod tests;
 
 use crate::error::{OutOfMemory, QueueError, Timeout};
@@ -97,7 +97,13 @@ impl Config {
     /// A ring of `slots` that looks at the error registers every 100 µs and gives up after 2 s.
     pub const fn new(slots: usize, completion: Completion, coherency: WalkerCoherency) -> Self {
         let (look_at_errors, give_up) = (100_000, 2_000_000_000);
-        Self { slots, completion, coherency, look_at_errors, give_up }
+        Self {
+            slots,
+            completion,
+            coherency,
+            look_at_errors,
+            give_up,
+        }
     }
 }
 
@@ -129,16 +135,30 @@ impl<const WORDS: usize, R: QueueRegisters<WORDS>, P: Platform> Ring<WORDS, R, P
     /// tail to 0, and enables the queue before the first [`submit`](Self::submit).
     pub fn new(parts: &Arc<Parts<P>>, registers: R, config: Config) -> Result<Self, OutOfMemory> {
         let slots = config.slots;
-        assert!(slots.is_power_of_two() && slots >= 4, "a ring has 2^n slots, at least 4");
+        assert!(
+            slots.is_power_of_two() && slots >= 4,
+            "a ring has 2^n slots, at least 4"
+        );
         let bytes = slots * WORDS * 8;
         let entries = DmaBuffer::new(parts, bytes, bytes.max(4096), config.coherency)?;
         let words = match config.completion {
             Completion::Memory => Some(DmaBuffer::new(parts, slots * 4, 4096, config.coherency)?),
             Completion::Head => None,
         };
-        let state =
-            Mutex::new(State { tail: 0, done: 0, ends: vec![0; slots].into(), failed: None });
-        Ok(Self { parts: parts.clone(), registers, entries, words, config, state })
+        let state = Mutex::new(State {
+            tail: 0,
+            done: 0,
+            ends: vec![0; slots].into(),
+            failed: None,
+        });
+        Ok(Self {
+            parts: parts.clone(),
+            registers,
+            entries,
+            words,
+            config,
+            state,
+        })
     }
 
     /// Where the queue lies.
@@ -285,7 +305,11 @@ impl<const WORDS: usize, R: QueueRegisters<WORDS>, P: Platform> Ring<WORDS, R, P
         let head = self.registers.read_head(&self.parts.mmio) % slots;
         let distance = (head + slots - self.slot(state.done)) % slots;
         let position = state.done + distance as u64;
-        if position <= state.tail { position } else { state.done }
+        if position <= state.tail {
+            position
+        } else {
+            state.done
+        }
     }
 
     fn slot(&self, position: u64) -> usize {
@@ -293,7 +317,11 @@ impl<const WORDS: usize, R: QueueRegisters<WORDS>, P: Platform> Ring<WORDS, R, P
     }
 
     fn watch(&self, operation: &'static str) -> Watch<'_, WORDS, R, P> {
-        Watch { ring: self, operation, deadlines: None }
+        Watch {
+            ring: self,
+            operation,
+            deadlines: None,
+        }
     }
 }
 
@@ -320,10 +348,12 @@ impl<const WORDS: usize, R: QueueRegisters<WORDS>, P: Platform> Watch<'_, WORDS,
             return Ok(());
         }
         *look = look_later();
-        let timed_out = give_up.has_passed(clock).then_some(QueueError::Timeout(Timeout {
-            operation: self.operation,
-            nanoseconds: config.give_up,
-        }));
+        let timed_out = give_up
+            .has_passed(clock)
+            .then_some(QueueError::Timeout(Timeout {
+                operation: self.operation,
+                nanoseconds: config.give_up,
+            }));
         let mut state = self.ring.state.lock();
         let error = self.ring.registers.read_error(&parts.mmio).or(timed_out);
         state.failed = state.failed.or(error);

@@ -3,7 +3,7 @@
 /// What a completion word holds once the sync at `position` is complete: its lap, counted from 1,
 /// so that zeroed memory means "not yet".
 pub(super) const fn lap(position: u64, slots: usize) -> u32 {
-    (position / slots as u64) as u32 + 1
+    ((position / slots as u64) as u32).wrapping_add(1)
 }
 
 /// Whether a word that holds `word` says that lap `lap`, or a later one, is done.
