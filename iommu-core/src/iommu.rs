@@ -70,6 +70,9 @@ pub trait Iommu: Send + Sync {
     /// [`AttachError::PasidInUse`].
     fn disable_device(&self, device: DeviceId) -> Result<(), AttachError>;
 
+    /// How `device` was enabled; `None` if it is not.
+    fn device_config(&self, device: DeviceId) -> Option<DeviceConfig>;
+
     /// Lets requests of `device` with `pasid` walk `table`, with translations kept under `tag`.
     ///
     /// [`Pasid::UNTAGGED`] stands for the requests without a PASID. The entry becomes valid last;

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::testing::{Event, FakePlatform, FakeRegisters, HeapMemory, Recorder};
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::vec::Vec;
 
 const TAIL: usize = 0;
 const HEAD: usize = 4;
