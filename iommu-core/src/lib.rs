@@ -23,6 +23,7 @@ extern crate std;
 pub mod cover;
 pub mod error;
 pub mod fault;
+pub mod firmware;
 //pub mod flush;
 pub mod ids;
 //pub mod invalidation_set;
