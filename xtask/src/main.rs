@@ -1,2 +1,126 @@
-//! Every task a person runs.
-fn main() {}
+//! Every task a person runs in this repository: `cargo xtask --help`.
+
+// A host program has std; only the library crates must not need it.
+#![allow(clippy::std_instead_of_alloc, clippy::std_instead_of_core)]
+
+mod boot;
+mod build;
+mod demo;
+mod guest;
+mod machines;
+mod process;
+mod progress;
+mod setup;
+mod test;
+mod trace;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand, ValueEnum};
+
+use machines::{Iommu, MACHINES};
+
+/// Every task a person runs in Shootdown's repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Show shared virtual addressing at work: run the scenario on each IOMMU and tell it, a line a step.
+    #[command(after_help = "\
+After the scenario comes a control run with the invalidation left out: the stale access must then be seen to succeed.
+Everything needed is found or downloaded once into target/setup/.
+
+Examples:
+  cargo xtask demo
+  cargo xtask demo vtd
+  SHOOTDOWN_QEMU=/opt/qemu/bin cargo xtask demo --on qemu riscv")]
+    Demo {
+        /// What plays the hardware.
+        #[arg(long, value_enum, default_value_t = Rig::Qemu)]
+        on: Rig,
+        /// Which IOMMU.
+        #[arg(value_enum, default_value_t = Which::All)]
+        iommu: Which,
+    },
+    /// Check everything, stage by stage.
+    #[command(after_help = "\
+Ends with `N passed, N failed`, stages counted, and exit status 0 only if none failed.
+The output of each stage is kept in target/xtask-logs/.
+
+Examples:
+  cargo xtask test
+  cargo xtask test --list
+  cargo xtask test --only unit --only loom")]
+    Test(test::Options),
+    /// Find or download what the other tasks need, and say what is used.
+    #[command(after_help = "\
+QEMU is $SHOOTDOWN_QEMU (a folder, or a path up to and including `qemu-system-`), else the one on PATH if it is 11.1 or newer,
+else Debian's packages, unpacked without root into target/setup/. Rust's core and alloc are those of the toolchain, else Debian's
+rust-src of the same version.
+
+Example:
+  cargo xtask setup")]
+    Setup,
+}
+
+/// What plays the hardware in the demo.
+#[derive(Clone, Copy, ValueEnum)]
+enum Rig {
+    /// QEMU's IOMMUs, with the drivers inside a bare-metal kernel.
+    Qemu,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Which {
+    Vtd,
+    Smmuv3,
+    Riscv,
+    All,
+}
+
+impl Which {
+    fn iommus(self) -> Vec<Iommu> {
+        match self {
+            Self::Vtd => vec![Iommu::Vtd],
+            Self::Smmuv3 => vec![Iommu::Smmuv3],
+            Self::Riscv => vec![Iommu::Riscv],
+            Self::All => MACHINES.iter().map(|machine| machine.iommu).collect(),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match process::kill_children_on_signals().and_then(|()| perform(arguments.task)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Does `task`; false if it was done and something did not hold.
+fn perform(task: Task) -> Result<bool> {
+    match task {
+        Task::Demo {
+            on: Rig::Qemu,
+            iommu,
+        } => demo::on_qemu(&setup::prepare()?, &iommu.iommus(), &mut std::io::stdout()),
+        Task::Test(options) => test::run(&options),
+        Task::Setup => {
+            let setup = setup::prepare()?;
+            println!("QEMU {} from {}", setup.qemu.version(), setup.qemu.origin());
+            println!("core and alloc from {}", setup.rust_source.origin());
+            Ok(true)
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! The scenario and its control run on each machine, told a line a step.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::boot::{Boot, Plan, boot};
+use crate::build;
+use crate::guest::{Cost, Told, Transcript};
+use crate::machines::{BAD_MACHINES, BadMachine, Iommu, Kind, Machine};
+use crate::setup::Setup;
+use crate::setup::qemu::Qemu;
+use crate::trace;
+
+/// How one IOMMU did.
+struct Summary {
+    iommu: Iommu,
+    scenario: Result<Held>,
+    control: Result<Held>,
+}
+
+/// A run in which all held.
+struct Held {
+    steps: usize,
+    cost: Cost,
+    /// Commands on which QEMU and the guest agree.
+    compared: usize,
+}
+
+/// Runs scenario and control on QEMU for each of `iommus` and writes the story to `out`.
+///
+/// # Errors
+/// When set-up or writing fails, or a guest does not build.
+/// Returns whether everything held; what did not is part of the story.
+pub fn on_qemu(setup: &Setup, iommus: &[Iommu], out: &mut dyn Write) -> Result<bool> {
+    let elves = build_guests(setup, iommus)?;
+    let mut summaries = Vec::new();
+    for (&iommu, elf) in iommus.iter().zip(&elves) {
+        let mut tell_run = |kind| tell(&setup.qemu, Machine::of(iommu), kind, elf, out);
+        summaries.push(Summary {
+            iommu,
+            scenario: tell_run(Kind::Scenario)?,
+            control: tell_run(Kind::Control)?,
+        });
+    }
+    summarize(&summaries, out)?;
+    Ok(summaries
+        .iter()
+        .all(|summary| summary.scenario.is_ok() && summary.control.is_ok()))
+}
+
+/// Boots every machine that the guest must refuse and writes what it said to `out`.
+///
+/// # Errors
+/// As [`on_qemu`]; returns whether each was refused with the expected words.
+pub fn refusals(setup: &Setup, out: &mut dyn Write) -> Result<bool> {
+    writeln!(out, "\nMachines that do not suffice")?;
+    let mut all = true;
+    for bad in &BAD_MACHINES {
+        let machine = Machine::of(bad.iommu);
+        let elf = build::guest(&setup.rust_source, machine)?;
+        match refusal(&setup.qemu, machine, bad, &elf) {
+            Ok(error) => writeln!(out, "  refused  {:<26} {error}", bad.name)?,
+            Err(problem) => {
+                all = false;
+                writeln!(out, "  FAILED   {:<26} {problem:#}", bad.name)?;
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn build_guests(setup: &Setup, iommus: &[Iommu]) -> Result<Vec<PathBuf>> {
+    iommus
+        .iter()
+        .map(|&iommu| build::guest(&setup.rust_source, Machine::of(iommu)))
+        .collect()
+}
+
+/// Runs one and tells it. The outer error is of writing or starting, the inner one of the run itself.
+fn tell(
+    qemu: &Qemu,
+    machine: &Machine,
+    kind: Kind,
+    elf: &Path,
+    out: &mut dyn Write,
+) -> Result<Result<Held>> {
+    let reader = trace::reader(machine.iommu);
+    let name = format!("{}-{}", machine.iommu, kind.word());
+    let run = boot(
+        qemu,
+        &Plan {
+            name: &name,
+            architecture: machine.architecture,
+            options: &machine.options(),
+            append: &format!("run={}", kind.word()),
+            elf,
+            events: reader.events,
+        },
+    )?;
+    let purpose = match kind {
+        Kind::Scenario => "scenario: shared virtual addressing from bind to exit",
+        Kind::Control => "control: the same with the invalidation left out",
+    };
+    writeln!(out, "\n{} {} - {purpose}", machine.title, qemu.version())?;
+    let held = Transcript::parse(&run.console).and_then(|transcript| {
+        tell_story(&transcript, out)?;
+        judge(machine, kind, &run, &transcript)
+    });
+    match &held {
+        Ok(held) => writeln!(
+            out,
+            "  held in {:.1} s; QEMU received the {} commands that the guest says it sent",
+            run.took.as_secs_f32(),
+            held.compared
+        )?,
+        Err(problem) => writeln!(out, "  FAILED: {problem:#}\n{}", indent(&run.post_mortem()))?,
+    }
+    Ok(held)
+}
+
+fn tell_story(transcript: &Transcript, out: &mut dyn Write) -> Result<()> {
+    writeln!(out, "  commands doorbells waits")?;
+    for told in &transcript.story {
+        match told {
+            Told::Step(step) => {
+                let Cost {
+                    commands,
+                    doorbells,
+                    waits,
+                } = step.cost;
+                writeln!(
+                    out,
+                    "  {commands:>8} {doorbells:>9} {waits:>5}  {}",
+                    step.sentence
+                )?;
+            }
+            Told::Note(text) => writeln!(out, "  {:>24}  {text}", "")?,
+        }
+    }
+    for error in &transcript.errors {
+        writeln!(out, "  error: {error}")?;
+    }
+    Ok(())
+}
+
+/// Whether the run is what it should be: begun and ended as asked, with the right status, and believed by QEMU's trace.
+fn judge(machine: &Machine, kind: Kind, run: &Boot, transcript: &Transcript) -> Result<Held> {
+    let asked = format!("{} {}", machine.iommu, kind.word());
+    match transcript.begin.as_deref() {
+        Some(begin) => ensure!(
+            begin == asked,
+            "asked for `{asked}`, the guest began `{begin}`"
+        ),
+        None => bail!("the guest wrote no @begin"),
+    }
+    ensure!(
+        transcript.errors.is_empty(),
+        "the guest reported: {}",
+        transcript.errors.join("; ")
+    );
+    match transcript.end {
+        Some(true) => {}
+        Some(false) => bail!("the guest says that something did not hold"),
+        None => bail!("the guest did not come to its @end"),
+    }
+    let code = run.end.code();
+    ensure!(
+        code == Some(machine.success),
+        "the guest says ok, but QEMU's end is not its success (exit status {}): {}",
+        machine.success,
+        run.end
+    );
+    ensure!(
+        transcript.steps().next().is_some(),
+        "a run without steps shows nothing"
+    );
+    let compared = trace::reader(machine.iommu)
+        .compare(&transcript.sent, &run.trace)
+        .context("QEMU's trace contradicts the guest")?;
+    ensure!(compared > 0, "no command reached the IOMMU");
+    for step in transcript.steps() {
+        ensure!(
+            step.sent == step.cost.commands,
+            "step `{}` counts {} commands, but {} were sent since the step before",
+            step.id,
+            step.cost.commands,
+            step.sent
+        );
+    }
+    Ok(Held {
+        steps: transcript.steps().count(),
+        cost: transcript.cost(),
+        compared,
+    })
+}
+
+/// Boots `bad`; the guest's matching `@error` if it stopped as it should.
+fn refusal(qemu: &Qemu, machine: &Machine, bad: &BadMachine, elf: &Path) -> Result<String> {
+    let run = boot(
+        qemu,
+        &Plan {
+            name: bad.name,
+            architecture: machine.architecture,
+            options: &bad.options(),
+            append: "run=scenario",
+            elf,
+            events: trace::reader(machine.iommu).events,
+        },
+    )?;
+    judge_refusal(machine, bad, &run).with_context(|| run.post_mortem())
+}
+
+fn judge_refusal(machine: &Machine, bad: &BadMachine, run: &Boot) -> Result<String> {
+    let transcript = Transcript::parse(&run.console)?;
+    ensure!(
+        run.end.code() == Some(machine.failure),
+        "the guest must report failure (exit status {}), but: {}",
+        machine.failure,
+        run.end
+    );
+    ensure!(transcript.end != Some(true), "the guest says that all held");
+    let matching = transcript
+        .errors
+        .iter()
+        .find(|error| error.contains(bad.expected));
+    matching.cloned().with_context(|| {
+        format!(
+            "no @error says `{}`; there are: {:?}",
+            bad.expected, transcript.errors
+        )
+    })
+}
+
+fn summarize(summaries: &[Summary], out: &mut dyn Write) -> Result<()> {
+    writeln!(out, "\nSummary")?;
+    for summary in summaries {
+        let scenario = match &summary.scenario {
+            Ok(Held { steps, cost, .. }) => format!(
+                "scenario held: {steps} steps, {} commands, {} doorbells, {} waits",
+                cost.commands, cost.doorbells, cost.waits
+            ),
+            Err(problem) => format!("scenario FAILED: {}", first_line(problem)),
+        };
+        let control = match &summary.control {
+            Ok(_) => "control: without invalidation the stale access went through".to_owned(),
+            Err(problem) => format!("control FAILED: {}", first_line(problem)),
+        };
+        writeln!(
+            out,
+            "  {:<7} {scenario}\n  {:<7} {control}",
+            summary.iommu, ""
+        )?;
+    }
+    Ok(())
+}
+
+fn first_line(error: &anyhow::Error) -> String {
+    format!("{error:#}")
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+fn indent(text: &str) -> String {
+    text.lines()
+        .map(|line| format!("    {line}"))
+        .collect::<Vec<_>>()
+        .join("\n")
+}

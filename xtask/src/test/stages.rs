@@ -1,0 +1,176 @@
+//! The stages, in the order in which they run: cheap ones first.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Log, Stage, links};
+use crate::machines::MACHINES;
+use crate::{build, demo, setup, workspace};
+
+/// The crates that kernels embed.
+const LIBRARIES: [&str; 5] = [
+    "core-notifier",
+    "iommu-core",
+    "iommu-vtd",
+    "iommu-smmuv3",
+    "iommu-riscv",
+];
+
+/// loom explores this many involuntary context switches in each execution; more takes hours and has found nothing further.
+const LOOM_PREEMPTIONS: &str = "3";
+
+/// Every stage.
+pub static STAGES: [Stage; 7] = [
+    Stage {
+        name: "format",
+        about: "the code is formatted as rustfmt does it",
+        run: |log| log.run(cargo(&["fmt", "--all", "--check"])),
+    },
+    Stage {
+        name: "clippy",
+        about: "no warning from rustc or clippy, tests and loom build included",
+        run: clippy,
+    },
+    Stage {
+        name: "docs",
+        about: "the API documentation builds without warning; links in docs/ and the READMEs resolve",
+        run: docs,
+    },
+    Stage {
+        name: "no-std",
+        about: "the library crates build for the three bare-metal targets",
+        run: no_std,
+    },
+    Stage {
+        name: "unit",
+        about: "unit, integration and documentation tests of every crate",
+        run: unit,
+    },
+    Stage {
+        name: "loom",
+        about: "the notifier core under every interleaving that loom explores",
+        run: loom,
+    },
+    Stage {
+        name: "qemu",
+        about: "scenario, control run and refused machines in QEMU, all three IOMMUs",
+        run: qemu,
+    },
+];
+
+/// The stages' names, for the command line.
+pub fn names() -> Vec<&'static str> {
+    STAGES.iter().map(|stage| stage.name).collect()
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(workspace::root()).args(arguments);
+    cargo
+}
+
+/// `cargo` with loom's primitives in place of the real ones.
+fn cargo_loom(arguments: &[&str]) -> Command {
+    let mut cargo = cargo(arguments);
+    cargo
+        .env("RUSTFLAGS", "--cfg loom")
+        .env("CARGO_TARGET_DIR", workspace::loom_target())
+        .env("LOOM_MAX_PREEMPTIONS", LOOM_PREEMPTIONS);
+    cargo
+}
+
+fn clippy(log: &mut Log) -> Result<()> {
+    log.run(cargo(&[
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
+    log.run(cargo_loom(&[
+        "clippy",
+        "--package",
+        "core-notifier",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]))
+}
+
+fn docs(log: &mut Log) -> Result<()> {
+    let mut rustdoc = cargo(&["doc", "--workspace", "--no-deps"]);
+    rustdoc.env("RUSTDOCFLAGS", "-D warnings");
+    log.run(rustdoc)?;
+    let report = links::check(&workspace::root())?;
+    for broken in &report.broken {
+        log.line(broken)?;
+    }
+    log.line(&format!("{} links on {} pages", report.links, report.pages))?;
+    ensure!(
+        report.broken.is_empty(),
+        "{} links do not resolve",
+        report.broken.len()
+    );
+    Ok(())
+}
+
+fn no_std(log: &mut Log) -> Result<()> {
+    let setup = setup::prepare()?;
+    let packages: Vec<&str> = LIBRARIES
+        .iter()
+        .flat_map(|name| ["--package", name])
+        .collect();
+    for machine in &MACHINES {
+        log.run(build::cargo(&setup.rust_source, machine.target, &packages))?;
+    }
+    Ok(())
+}
+
+fn unit(log: &mut Log) -> Result<()> {
+    log.highlight(&["Running ", "Doc-tests ", "test result:"]);
+    log.run(cargo(&["test", "--workspace", "--no-fail-fast"]))
+}
+
+fn loom(log: &mut Log) -> Result<()> {
+    log.highlight(&["test result:"]);
+    log.run(cargo_loom(&[
+        "test",
+        "--package",
+        "core-notifier",
+        "--release",
+        "--test",
+        "loom",
+    ]))
+}
+
+fn qemu(log: &mut Log) -> Result<()> {
+    let setup = setup::prepare().context("set-up failed")?;
+    log.highlight(&["vtd ", "smmuv3 ", "riscv ", "control", "refused", "FAILED"]);
+    let iommus = MACHINES.each_ref().map(|machine| machine.iommu);
+    let held = demo::on_qemu(&setup, &iommus, log)?;
+    let refused = demo::refusals(&setup, log)?;
+    ensure!(held, "a run in QEMU did not hold");
+    ensure!(
+        refused,
+        "a machine that does not suffice was not refused as it should be"
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_good_for_files() {
+        let mut names = names();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), STAGES.len());
+        let plain = |c: char| c.is_ascii_lowercase() || c == '-';
+        assert!(names.iter().all(|name| name.chars().all(plain)));
+    }
+}
