@@ -87,7 +87,8 @@ pub trait Iommu: Send + Sync {
 
     /// Makes every further request of `device` with `pasid` fail, without a fault report where the
     /// hardware can be silent, and invalidates whatever was cached for it. The entry stays in use
-    /// until [`detach`](Iommu::detach). This is what a dying address space needs.
+    /// until [`detach`](Iommu::detach); blocking it again does no harm. This is what a dying address
+    /// space needs.
     fn block(&self, device: DeviceId, pasid: Pasid) -> Result<(), AttachError>;
 
     /// Takes the entry away, blocking it first if it is not blocked. When the call returns, the

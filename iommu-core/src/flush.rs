@@ -1,0 +1,86 @@
+//! One range out of every cache of one address space: the way from a notification to the doorbells.
+//!
+//! Every IOMMU is posted to before any is waited for. Where an IOMMU's specification does not let
+//! one list carry the IOTLB invalidations, a sync and the device-TLB invalidations
+//! ([`Features::chained_sync`](crate::iommu::Features::chained_sync)), its device TLBs follow in a
+//! second round, after the IOTLBs are done.
+
+use crate::Range;
+use crate::error::QueueError;
+use crate::invalidation_set::{Group, InvalidationSet};
+use crate::iommu::Ticket;
+use crate::operation::{Invalidation, Levels, Target};
+use core::sync::atomic::{Ordering, fence};
+
+/// How many IOMMUs are under way at a time. With more, each round of this many is waited for before
+/// the next; no heap is needed.
+const AT_ONCE: usize = 8;
+
+/// Takes `range` out of every cache in `set` and waits until that is done.
+///
+/// The caller has changed the page table. Allocates nothing, takes no lock but those of the rings,
+/// may run with interrupts off. An empty range costs nothing.
+///
+/// Every IOMMU is served even if another fails; the first error is returned, and then some device
+/// may still use the old translation: no frame behind the range may be reused.
+pub fn flush(set: &InvalidationSet, range: Range, levels: Levels) -> Result<(), QueueError> {
+    if range.is_empty() {
+        return Ok(());
+    }
+    // Pairs with the publication of the set before a device is programmed: either this flush sees
+    // the device's targets, or the device's first walk sees the page table as it is now.
+    fence(Ordering::SeqCst);
+    let Some(groups) = set.read() else {
+        return Ok(());
+    };
+    let mut result = Ok(());
+    for groups in groups.chunks(AT_ONCE) {
+        let first = round(groups, range, levels, |group| {
+            let (iotlbs, device_tlbs) = group.by_kind();
+            if device_tlbs.is_empty() || group.iommu.features().chained_sync {
+                group.targets()
+            } else {
+                iotlbs
+            }
+        });
+        let second = round(groups, range, levels, |group| {
+            if group.iommu.features().chained_sync {
+                &[]
+            } else {
+                group.by_kind().1
+            }
+        });
+        result = result.and(first).and(second);
+    }
+    result
+}
+
+/// Posts the chosen targets of each group, then waits for all.
+fn round(
+    groups: &[Group],
+    range: Range,
+    levels: Levels,
+    choose: impl Fn(&Group) -> &[Target],
+) -> Result<(), QueueError> {
+    let mut tickets: [Option<Result<Ticket, QueueError>>; AT_ONCE] = Default::default();
+    for (group, ticket) in groups.iter().zip(&mut tickets) {
+        let targets = choose(group);
+        if !targets.is_empty() {
+            *ticket = Some(group.iommu.submit(&Invalidation {
+                targets,
+                range,
+                levels,
+            }));
+        }
+    }
+    let mut result = Ok(());
+    for (group, ticket) in groups.iter().zip(tickets) {
+        let done = match ticket {
+            Some(Ok(ticket)) => group.iommu.wait(ticket).map(drop),
+            Some(Err(error)) => Err(error),
+            None => Ok(()),
+        };
+        result = result.and(done);
+    }
+    result
+}

@@ -1,0 +1,164 @@
+//! Where the translations of one address space can be cached.
+//!
+//! The set is an immutable, sorted array that is replaced as a whole, so a notification reads it
+//! without a lock. Who attaches a device adds its targets *before* programming the hardware; who
+//! detaches removes them *after* the hardware holds nothing of it. A flush that still read the old
+//! array is harmless either way: it began after the page table changed, so the hardware that it
+//! does not know of walks the changed table ([`flush`](crate::flush) has the fence that this needs).
+
+use crate::ids::{DeviceId, Pasid, Tag};
+use crate::iommu::Iommu;
+use crate::operation::Target;
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core_notifier::{Published, Reader, Retired, Srcu};
+use spin::Mutex;
+
+/// All targets of one IOMMU.
+#[derive(Clone)]
+pub struct Group {
+    /// The IOMMU.
+    pub iommu: Arc<dyn Iommu>,
+    targets: Vec<Target>,
+    users: Vec<usize>,
+}
+
+impl Group {
+    /// The targets, IOTLBs first.
+    pub fn targets(&self) -> &[Target] {
+        &self.targets
+    }
+
+    /// The IOTLBs and the device TLBs.
+    pub fn by_kind(&self) -> (&[Target], &[Target]) {
+        let first = self
+            .targets
+            .partition_point(|target| !target.is_device_tlb());
+        self.targets.split_at(first)
+    }
+
+    fn is_of(&self, iommu: &Arc<dyn Iommu>) -> bool {
+        is_same(&self.iommu, iommu)
+    }
+}
+
+/// Whether two references are to the same IOMMU.
+pub(crate) fn is_same(one: &Arc<dyn Iommu>, other: &Arc<dyn Iommu>) -> bool {
+    core::ptr::addr_eq(Arc::as_ptr(one), Arc::as_ptr(other))
+}
+
+/// What one attachment of a device adds to the set of its address space.
+#[derive(Clone, Copy, Debug)]
+pub struct Attachment {
+    /// The device.
+    pub device: DeviceId,
+    /// The PASID of its requests, or [`Pasid::UNTAGGED`].
+    pub pasid: Pasid,
+    /// The tag under which the IOTLB keeps its translations.
+    pub tag: Tag,
+    /// Whether the device has a TLB of its own.
+    pub device_tlb: bool,
+}
+
+impl Attachment {
+    /// The targets; two attachments that share an IOTLB entry give the same one.
+    fn targets(self, iommu: &dyn Iommu) -> impl Iterator<Item = Target> {
+        let keyed = iommu.features().iotlb_keyed_by_pasid;
+        let pasid = if keyed { self.pasid } else { Pasid::UNTAGGED };
+        let iotlb = Target::Iotlb {
+            tag: self.tag,
+            pasid,
+        };
+        let device_tlb = Target::DeviceTlb {
+            device: self.device,
+            pasid: self.pasid,
+        };
+        [Some(iotlb), self.device_tlb.then_some(device_tlb)]
+            .into_iter()
+            .flatten()
+    }
+}
+
+/// The array that a change replaced.
+///
+/// Dropping it waits until no flush uses it any more, so it is dropped where waiting is allowed and
+/// outside every lock that a notifier takes.
+#[must_use = "dropping it waits for the flushes under way; do so outside of locks"]
+pub struct Replaced {
+    _groups: Option<Retired<Vec<Group>>>,
+}
+
+/// The set of one address space.
+pub struct InvalidationSet {
+    published: Published<Vec<Group>>,
+    changes: Mutex<Vec<Group>>,
+}
+
+impl InvalidationSet {
+    /// An empty set whose readers enter `srcu`.
+    pub fn new(srcu: Arc<Srcu>) -> Self {
+        Self {
+            published: Published::new(srcu),
+            changes: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// The groups, one for each IOMMU; `None` if there are none. Takes no lock.
+    pub fn read(&self) -> Option<Reader<'_, Vec<Group>>> {
+        self.published.read()
+    }
+
+    /// Adds the targets of one attachment; one that is there already gets one more user.
+    pub fn add(&self, iommu: &Arc<dyn Iommu>, attachment: Attachment) -> Replaced {
+        let mut groups = self.changes.lock();
+        let at = groups
+            .iter()
+            .position(|group| group.is_of(iommu))
+            .unwrap_or_else(|| {
+                groups.push(Group {
+                    iommu: iommu.clone(),
+                    targets: Vec::new(),
+                    users: Vec::new(),
+                });
+                groups.len() - 1
+            });
+        let group = &mut groups[at];
+        for target in attachment.targets(&**iommu) {
+            match group.targets.binary_search(&target) {
+                Ok(known) => group.users[known] += 1,
+                Err(place) => {
+                    group.targets.insert(place, target);
+                    group.users.insert(place, 1);
+                }
+            }
+        }
+        self.publish(&groups)
+    }
+
+    /// Takes away what [`add`](Self::add) added.
+    pub fn remove(&self, iommu: &Arc<dyn Iommu>, attachment: Attachment) -> Replaced {
+        let mut groups = self.changes.lock();
+        if let Some(group) = groups.iter_mut().find(|group| group.is_of(iommu)) {
+            for target in attachment.targets(&**iommu) {
+                let Ok(known) = group.targets.binary_search(&target) else {
+                    continue;
+                };
+                group.users[known] -= 1;
+                if group.users[known] == 0 {
+                    group.targets.remove(known);
+                    group.users.remove(known);
+                }
+            }
+        }
+        groups.retain(|group| !group.targets.is_empty());
+        self.publish(&groups)
+    }
+
+    fn publish(&self, groups: &[Group]) -> Replaced {
+        let value = (!groups.is_empty()).then(|| Box::new(groups.to_vec()));
+        Replaced {
+            _groups: self.published.replace(value),
+        }
+    }
+}

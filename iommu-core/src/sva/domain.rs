@@ -1,0 +1,261 @@
+//! What one address space is attached to, and the notifier that keeps it coherent.
+
+use super::{BindError, UnbindError};
+use crate::Range;
+use crate::error::{AttachError, QueueError};
+use crate::flush::flush;
+use crate::ids::{DeviceId, Pasid, Tag};
+use crate::invalidation_set::{Attachment, InvalidationSet, Replaced, is_same};
+use crate::iommu::Iommu;
+use crate::operation::Levels;
+use crate::page_table::PageTable;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core_notifier::{Notifier, Srcu};
+use spin::Mutex;
+
+/// An invalidation that the hardware did not confirm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The address space, by its PASID.
+    pub pasid: Pasid,
+    /// The virtual addresses, in bytes, whose old translations may live on.
+    pub range: Range,
+    /// What went wrong.
+    pub error: QueueError,
+}
+
+/// Who is told that an invalidation failed.
+///
+/// The kernel must not reuse the frames behind the range, nor the page table if the range is
+/// everything, before the IOMMU or the device was reset. The call may come with interrupts off and
+/// from within a notification; it must not sleep and must not call back into the framework.
+pub trait FailureHandler: Send + Sync {
+    /// The old translations of `failure.range` may still be in use.
+    fn invalidation_failed(&self, failure: Failure);
+}
+
+/// One address space's bindings. It is the notifier that the address space calls.
+pub(super) struct Domain {
+    table: PageTable,
+    pasid: Pasid,
+    set: InvalidationSet,
+    failures: Arc<dyn FailureHandler>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    released: bool,
+    bindings: Vec<Binding>,
+}
+
+struct Binding {
+    iommu: Arc<dyn Iommu>,
+    attachment: Attachment,
+}
+
+impl Binding {
+    fn is(&self, iommu: &Arc<dyn Iommu>, device: DeviceId, pasid: Pasid) -> bool {
+        let Attachment {
+            device: its,
+            pasid: with,
+            ..
+        } = self.attachment;
+        is_same(&self.iommu, iommu) && its == device && with == pasid
+    }
+}
+
+impl Domain {
+    pub(super) fn new(
+        srcu: Arc<Srcu>,
+        table: PageTable,
+        pasid: Pasid,
+        failures: Arc<dyn FailureHandler>,
+    ) -> Self {
+        Self {
+            table,
+            pasid,
+            set: InvalidationSet::new(srcu),
+            failures,
+            state: Mutex::default(),
+        }
+    }
+
+    pub(super) fn pasid(&self) -> Pasid {
+        self.pasid
+    }
+
+    pub(super) fn bind(
+        &self,
+        iommu: &Arc<dyn Iommu>,
+        device: DeviceId,
+        pasid: Pasid,
+    ) -> Result<(), BindError> {
+        let (result, replaced) = self.try_bind(iommu, device, pasid);
+        drop(replaced);
+        result
+    }
+
+    /// Binds, and hands out the replaced sets to be dropped without the lock, as their drop waits
+    /// for notifications and `release` takes the lock in one.
+    fn try_bind(
+        &self,
+        iommu: &Arc<dyn Iommu>,
+        device: DeviceId,
+        pasid: Pasid,
+    ) -> (Result<(), BindError>, [Option<Replaced>; 2]) {
+        let mut state = self.state.lock();
+        let attachment = match self.prepare(&state, iommu, device, pasid) {
+            Ok(attachment) => attachment,
+            Err(error) => return (Err(error), [None, None]),
+        };
+        let added = self.set.add(iommu, attachment);
+        match iommu.attach(device, pasid, attachment.tag, &self.table) {
+            Ok(()) => {
+                state.bindings.push(Binding {
+                    iommu: iommu.clone(),
+                    attachment,
+                });
+                (Ok(()), [Some(added), None])
+            }
+            Err(error) => {
+                let removed = self.set.remove(iommu, attachment);
+                if state.tag(iommu) != Some(attachment.tag) {
+                    iommu.free_tag(attachment.tag);
+                }
+                (Err(error.into()), [Some(added), Some(removed)])
+            }
+        }
+    }
+
+    /// Every check that needs no change, and then a tag.
+    fn prepare(
+        &self,
+        state: &State,
+        iommu: &Arc<dyn Iommu>,
+        device: DeviceId,
+        pasid: Pasid,
+    ) -> Result<Attachment, BindError> {
+        if state.released {
+            return Err(BindError::Released);
+        }
+        if state
+            .bindings
+            .iter()
+            .any(|binding| binding.is(iommu, device, pasid))
+        {
+            return Err(BindError::AlreadyBound { device, pasid });
+        }
+        iommu.check(&self.table).map_err(AttachError::from)?;
+        let config = iommu
+            .device_config(device)
+            .ok_or(AttachError::UnknownDevice(device))?;
+        let tag = match state.tag(iommu) {
+            Some(tag) => tag,
+            None => iommu.allocate_tag()?,
+        };
+        Ok(Attachment {
+            device,
+            pasid,
+            tag,
+            device_tlb: config.device_tlb,
+        })
+    }
+
+    pub(super) fn unbind(
+        &self,
+        iommu: &Arc<dyn Iommu>,
+        device: DeviceId,
+        pasid: Pasid,
+    ) -> Result<(), UnbindError> {
+        let mut state = self.state.lock();
+        let at = state
+            .bindings
+            .iter()
+            .position(|binding| binding.is(iommu, device, pasid))
+            .ok_or(UnbindError::NotBound { device, pasid })?;
+        iommu.detach(device, pasid).map_err(UnbindError::Detach)?;
+        let Binding { attachment, .. } = state.bindings.swap_remove(at);
+        let removed = self.set.remove(iommu, attachment);
+        let last = state.tag(iommu) != Some(attachment.tag);
+        drop(state);
+        // Waits for the flushes under way: after that nothing is sent to the device any more, and
+        // nothing is invalidated under a tag that somebody else may get.
+        drop(removed);
+        if last {
+            iommu.free_tag(attachment.tag);
+        }
+        Ok(())
+    }
+
+    /// Unbinds everything; false if some hardware did not confirm.
+    pub(super) fn unbind_all(&self) -> bool {
+        let mut clean = true;
+        let mut skip = 0;
+        loop {
+            let next = self.state.lock().bindings.get(skip).map(|binding| {
+                let Attachment { device, pasid, .. } = binding.attachment;
+                (binding.iommu.clone(), device, pasid)
+            });
+            let Some((iommu, device, pasid)) = next else {
+                return clean;
+            };
+            if let Err(UnbindError::Detach(error)) = self.unbind(&iommu, device, pasid) {
+                self.report(Range::ALL, error);
+                (clean, skip) = (false, skip + 1);
+            }
+        }
+    }
+
+    fn invalidate(&self, range: Range, levels: Levels) {
+        if let Err(error) = flush(&self.set, range, levels) {
+            self.report(range, AttachError::Queue(error));
+        }
+    }
+
+    /// Tells of a failure of the hardware; other errors leave nothing stale behind.
+    fn report(&self, range: Range, error: AttachError) {
+        if let AttachError::Queue(error) = error {
+            self.failures.invalidation_failed(Failure {
+                pasid: self.pasid,
+                range,
+                error,
+            });
+        }
+    }
+}
+
+impl State {
+    /// The tag that the address space has on an IOMMU.
+    fn tag(&self, iommu: &Arc<dyn Iommu>) -> Option<Tag> {
+        self.bindings
+            .iter()
+            .find(|binding| is_same(&binding.iommu, iommu))
+            .map(|binding| binding.attachment.tag)
+    }
+}
+
+impl Notifier for Domain {
+    /// Blocks every device, quietly, so that the page table can be freed. Idempotent.
+    fn release(&self) {
+        let mut state = self.state.lock();
+        state.released = true;
+        for Binding { iommu, attachment } in &state.bindings {
+            if let Err(error) = iommu.block(attachment.device, attachment.pasid) {
+                self.report(Range::ALL, error);
+            }
+        }
+    }
+
+    /// The accessed bits are in the shared page table, so the answer is the CPU's; the translations
+    /// go, so that the next access sets the bit again.
+    fn clear_flush_young(&self, range: Range) -> bool {
+        self.invalidate(range, Levels::LeafOnly);
+        false
+    }
+
+    fn invalidate_range(&self, range: Range) {
+        self.invalidate(range, Levels::All);
+    }
+}

@@ -1,0 +1,159 @@
+//! Shared virtual addressing: joins an address space to the devices that work in it.
+//!
+//! [`Sva`] exists once in a system. The kernel makes one [`SvaSpace`] for each address space that
+//! devices share, beside its page table, and [`bind`](SvaSpace::bind)s devices to it. From then on
+//! the kernel's notifications keep the devices' translations coherent with the page table.
+//!
+//! At process exit, [`AddressSpace::release`] blocks every bound device, quietly; whoever bound it
+//! unbinds it later.
+
+mod domain;
+mod error;
+#[cfg(test)]
+mod tests;
+
+pub use domain::{Failure, FailureHandler};
+pub use error::{BindError, JoinError, UnbindError};
+
+use crate::ids::{DeviceId, Pasid};
+use crate::iommu::Iommu;
+use crate::page_table::PageTable;
+use crate::pasid::PasidAllocator;
+use alloc::sync::Arc;
+use core_notifier::{AddressSpace, AddressSpaceLock, Notifier};
+use domain::Domain;
+
+/// Which requests of a device a binding is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requests {
+    /// Those that carry the address space's PASID.
+    Tagged,
+    /// Those that carry no PASID.
+    Untagged,
+}
+
+/// The shared virtual addressing of one system: its PASIDs, and who is told of failures.
+pub struct Sva {
+    pasids: PasidAllocator,
+    failures: Arc<dyn FailureHandler>,
+}
+
+impl Sva {
+    /// PASIDs from 1 to `last`, which every device is to be able to send. `failures` is told when an
+    /// invalidation could not be completed.
+    pub fn new(last: Pasid, failures: Arc<dyn FailureHandler>) -> Arc<Self> {
+        Arc::new(Self {
+            pasids: PasidAllocator::new(last),
+            failures,
+        })
+    }
+
+    /// Joins an address space: gives it a PASID for life and subscribes to its notifications.
+    ///
+    /// `lock` is the address space's own ([`AddressSpace::register`]); the caller holds no part of
+    /// it. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// No PASID is free, or the address space was released. Nothing has changed then.
+    pub fn join(
+        self: &Arc<Self>,
+        notifiers: Arc<AddressSpace>,
+        lock: &impl AddressSpaceLock,
+        table: PageTable,
+    ) -> Result<SvaSpace, JoinError> {
+        let pasid = self.pasids.allocate()?;
+        let domain = Arc::new(Domain::new(
+            notifiers.srcu().clone(),
+            table,
+            pasid,
+            self.failures.clone(),
+        ));
+        let notifier: Arc<dyn Notifier> = domain.clone();
+        if let Err(error) = notifiers.register(lock, notifier.clone()) {
+            self.pasids.free(pasid);
+            return Err(error.into());
+        }
+        Ok(SvaSpace {
+            sva: self.clone(),
+            notifiers,
+            domain,
+            notifier,
+        })
+    }
+}
+
+/// One address space as devices see it.
+///
+/// Dropping it unbinds every device, ends the subscription and frees the PASID. It is dropped before
+/// the page table is freed, in a context that may sleep, and not from a notifier's callback.
+pub struct SvaSpace {
+    sva: Arc<Sva>,
+    notifiers: Arc<AddressSpace>,
+    domain: Arc<Domain>,
+    notifier: Arc<dyn Notifier>,
+}
+
+impl SvaSpace {
+    /// The PASID that devices put on their requests; the same on every device, until the drop.
+    pub fn pasid(&self) -> Pasid {
+        self.domain.pasid()
+    }
+
+    /// Lets `device`, which was enabled on `iommu`, work in the address space.
+    ///
+    /// When it returns, the device's requests of that kind are translated by the page table, and
+    /// every notification reaches it. May sleep; not from a notifier's callback.
+    ///
+    /// # Errors
+    ///
+    /// Each leaves everything as it was. [`BindError::Released`] after exit;
+    /// [`BindError::AlreadyBound`]; [`BindError::Attach`] when the IOMMU cannot walk the page table,
+    /// does not know the device, or has the PASID in use for another address space.
+    pub fn bind(
+        &self,
+        iommu: &Arc<dyn Iommu>,
+        device: DeviceId,
+        requests: Requests,
+    ) -> Result<(), BindError> {
+        self.domain.bind(iommu, device, self.pasid_of(requests))
+    }
+
+    /// Ends what [`bind`](Self::bind) began.
+    ///
+    /// The device's driver has stopped it from sending such requests. When it returns, no IOMMU and
+    /// no device TLB holds anything of the address space for that binding. May sleep; not from a
+    /// notifier's callback.
+    ///
+    /// # Errors
+    ///
+    /// [`UnbindError::NotBound`], with nothing changed. [`UnbindError::Detach`] if the hardware did
+    /// not confirm: the binding then stays, as the device may still use the page table.
+    pub fn unbind(
+        &self,
+        iommu: &Arc<dyn Iommu>,
+        device: DeviceId,
+        requests: Requests,
+    ) -> Result<(), UnbindError> {
+        self.domain.unbind(iommu, device, self.pasid_of(requests))
+    }
+
+    fn pasid_of(&self, requests: Requests) -> Pasid {
+        match requests {
+            Requests::Tagged => self.pasid(),
+            Requests::Untagged => Pasid::UNTAGGED,
+        }
+    }
+}
+
+impl Drop for SvaSpace {
+    fn drop(&mut self) {
+        let clean = self.domain.unbind_all();
+        // The subscription exists since `join`, and only this ends it.
+        let _ = self.notifiers.unregister(&self.notifier);
+        // A PASID that hardware may still know is never given to another address space.
+        if clean {
+            self.sva.pasids.free(self.domain.pasid());
+        }
+    }
+}
