@@ -1,0 +1,32 @@
+//! Text output on the machine's serial port.
+
+use crate::arch::native;
+use core::fmt;
+
+/// The serial port. Writing needs no lock: one processor, interrupts off.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Console;
+
+impl fmt::Write for Console {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            if byte == b'\n' {
+                native::console::write_byte(b'\r');
+            }
+            native::console::write_byte(byte);
+        }
+        Ok(())
+    }
+}
+
+/// Prints one line for people on the [`Console`].
+#[macro_export]
+macro_rules! println {
+    ($($argument:tt)*) => {{
+        // The console never fails.
+        let _ = core::fmt::Write::write_fmt(
+            &mut $crate::console::Console,
+            format_args!("{}\n", format_args!($($argument)*)),
+        );
+    }};
+}
