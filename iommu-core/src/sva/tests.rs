@@ -10,6 +10,7 @@ use crate::operation::{Invalidation, Levels, Target};
 use crate::page_table::Format;
 use crate::tag::TagAllocator;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use core_notifier::Srcu;
 use spin::Mutex;
 
@@ -39,6 +40,11 @@ struct FakeIommu {
     tags: TagAllocator,
     attached: Mutex<Vec<(DeviceId, Pasid)>>,
     failure: Mutex<Option<QueueError>>,
+    /// Makes `submit` linger until this is set, or for as long as a correct caller takes to prove
+    /// that it does not set it.
+    linger: Mutex<Option<Arc<AtomicBool>>>,
+    lingers: AtomicBool,
+    outlived: AtomicBool,
     log: Log,
 }
 type Log = Arc<Mutex<Vec<(usize, Call)>>>;
@@ -109,6 +115,13 @@ impl Iommu for FakeIommu {
             range,
             levels,
         } = *invalidation;
+        if let Some(caller_left) = self.linger.lock().take() {
+            self.lingers.store(true, SeqCst);
+            for _ in 0..20_000 {
+                std::thread::yield_now();
+            }
+            self.outlived.store(caller_left.load(SeqCst), SeqCst);
+        }
         self.log(Submit(targets.into(), range, levels))?;
         Ok(Ticket { end: 0 })
     }
@@ -168,6 +181,9 @@ impl System {
             tags: TagAllocator::new(7, 8),
             attached: Mutex::default(),
             failure: Mutex::default(),
+            linger: Mutex::default(),
+            lingers: AtomicBool::new(false),
+            outlived: AtomicBool::new(false),
             log: self.log.clone(),
         })
     }
@@ -493,35 +509,26 @@ fn binding_and_exit_race_without_leaving_a_device_working() {
 }
 
 #[test]
-fn binding_and_unbinding_race_with_notifications() {
+fn unbind_waits_for_the_notifications_under_way() {
     let system = System::new();
-    let iommu = dynamic(&system.iommu(0, false, true));
+    let fake = system.iommu(0, true, false);
+    let iommu = dynamic(&fake);
     let (notifiers, space) = system.join();
-    let done = core::sync::atomic::AtomicBool::new(false);
+    space.bind(&iommu, GPU, Requests::Tagged).unwrap();
+    let unbound = Arc::new(AtomicBool::new(false));
+    *fake.linger.lock() = Some(unbound.clone());
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(core::sync::atomic::Ordering::Relaxed) {
-                notifiers.invalidate_range(range());
-            }
-        });
-        for _ in 0..500 {
-            space.bind(&iommu, GPU, Requests::Tagged).unwrap();
-            space.unbind(&iommu, GPU, Requests::Tagged).unwrap();
-            // Nothing reaches the device after it was unbound.
-            let calls = system.take();
-            let unbound = calls
-                .iter()
-                .rposition(|(_, call)| matches!(call, Detach(..)));
-            system.take();
-            notifiers.synchronize();
-            assert!(unbound.is_some());
-            assert!(
-                system
-                    .take()
-                    .iter()
-                    .all(|(_, call)| !matches!(call, Submit(..)))
-            );
+        scope.spawn(|| notifiers.invalidate_range(range()));
+        while !fake.lingers.load(SeqCst) {
+            std::thread::yield_now();
         }
-        done.store(true, core::sync::atomic::Ordering::Relaxed);
+        space.unbind(&iommu, GPU, Requests::Tagged).unwrap();
+        unbound.store(true, SeqCst);
     });
+    let calls = system.take();
+    assert!(calls.contains(&(0, Detach(GPU, space.pasid()))));
+    assert!(
+        !fake.outlived.load(SeqCst),
+        "unbind returned while a flush was sending"
+    );
 }
