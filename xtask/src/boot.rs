@@ -14,7 +14,7 @@ use crate::setup::qemu::Qemu;
 use crate::workspace;
 
 /// A run takes about a second; one that hangs is killed after this.
-const LIMITS: Limits = Limits {
+pub const LIMITS: Limits = Limits {
     time: Some(Duration::from_secs(60)),
     output: 16 << 20,
 };
@@ -36,6 +36,8 @@ pub struct Plan<'a> {
     pub elf: &'a Path,
     /// Trace events to record.
     pub events: &'a [&'a str],
+    /// When to give up.
+    pub limits: Limits,
 }
 
 /// A finished run.
@@ -102,7 +104,7 @@ pub fn boot(qemu: &Qemu, plan: &Plan<'_>) -> Result<Boot> {
     let mut progress = Progress::start(&format!("running {}", plan.name));
     let (mut console, mut complaints) = (String::new(), String::new());
     let started = Instant::now();
-    let end = process::run(command, LIMITS, &mut |event| match event {
+    let end = process::run(command, plan.limits, &mut |event| match event {
         Event::Line(stream, line) => {
             let text = match stream {
                 Stream::Out => &mut console,

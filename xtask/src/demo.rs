@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::boot::{Boot, Plan, boot};
+use crate::boot::{Boot, LIMITS, Plan, boot};
 use crate::build;
 use crate::guest::{Cost, Told, Transcript};
 use crate::machines::{BAD_MACHINES, BadMachine, Iommu, Kind, Machine};
@@ -97,6 +97,7 @@ fn tell(
             append: &format!("run={}", kind.word()),
             elf,
             events: reader.events,
+            limits: LIMITS,
         },
     )?;
     let purpose = match kind {
@@ -147,6 +148,11 @@ fn tell_story(transcript: &Transcript, out: &mut dyn Write) -> Result<()> {
 
 /// Whether the run is what it should be: begun and ended as asked, with the right status, and believed by QEMU's trace.
 fn judge(machine: &Machine, kind: Kind, run: &Boot, transcript: &Transcript) -> Result<Held> {
+    ensure!(
+        transcript.errors.is_empty(),
+        "the guest reported: {}",
+        transcript.errors.join("; ")
+    );
     let asked = format!("{} {}", machine.iommu, kind.word());
     match transcript.begin.as_deref() {
         Some(begin) => ensure!(
@@ -155,11 +161,6 @@ fn judge(machine: &Machine, kind: Kind, run: &Boot, transcript: &Transcript) -> 
         ),
         None => bail!("the guest wrote no @begin"),
     }
-    ensure!(
-        transcript.errors.is_empty(),
-        "the guest reported: {}",
-        transcript.errors.join("; ")
-    );
     match transcript.end {
         Some(true) => {}
         Some(false) => bail!("the guest says that something did not hold"),
@@ -207,6 +208,7 @@ fn refusal(qemu: &Qemu, machine: &Machine, bad: &BadMachine, elf: &Path) -> Resu
             append: "run=scenario",
             elf,
             events: trace::reader(machine.iommu).events,
+            limits: LIMITS,
         },
     )?;
     judge_refusal(machine, bad, &run).with_context(|| run.post_mortem())
@@ -269,4 +271,147 @@ fn indent(text: &str) -> String {
         .map(|line| format!("    {line}"))
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::process::Limits;
+
+    const CONSOLE: &str = "\
+@begin riscv scenario
+@sent 0000000000000001 0000000000000000
+@sent 0000abcd00000402 0000000020080000
+@step unmap | the translation is gone | commands=2 doorbells=1 waits=1
+@end ok";
+    const TRACE: &str = "\
+riscv_iommu_cmd (null): command 0x1 0x0
+riscv_iommu_cmd (null): command 0xabcd00000402 0x20080000";
+
+    /// Runs a shell script in place of QEMU. `$trace` is the file that QEMU would trace into.
+    fn run_fake(name: &str, script: &str) -> Result<Boot> {
+        let folder = std::env::temp_dir().join(format!("xtask-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder)?;
+        std::os::unix::fs::symlink("/bin/sh", folder.join("qemu-system-riscv64"))?;
+        let script = format!("for last; do trace=$last; done\n{script}\n");
+        let run = boot(
+            &Qemu::for_tests(&folder),
+            &Plan {
+                name: &format!("xtask-test-{name}"),
+                architecture: "riscv64",
+                options: &["-c", &script],
+                append: "run=scenario",
+                elf: Path::new("kernel"),
+                events: &[],
+                limits: Limits {
+                    time: Some(Duration::from_secs(2)),
+                    output: 1 << 20,
+                },
+            },
+        );
+        std::fs::remove_dir_all(&folder)?;
+        run
+    }
+
+    fn judge_fake(name: &str, console: &str, trace: &str, status: i32) -> Result<Held> {
+        let script =
+            format!("cat <<'X'\n{console}\nX\ncat >\"$trace\" <<'X'\n{trace}\nX\nexit {status}");
+        let run = run_fake(name, &script)?;
+        let transcript = Transcript::parse(&run.console)?;
+        judge(Machine::of(Iommu::Riscv), Kind::Scenario, &run, &transcript)
+    }
+
+    fn problem(name: &str, console: &str, trace: &str, status: i32) -> String {
+        let judged = judge_fake(name, console, trace, status);
+        format!("{:#}", judged.err().expect("the run must fail"))
+    }
+
+    #[test]
+    fn a_run_that_all_agree_on_holds() {
+        let held = judge_fake("holds", CONSOLE, TRACE, 0).expect("all agree");
+        assert_eq!((held.steps, held.compared, held.cost.commands), (1, 2, 2));
+    }
+
+    #[test]
+    fn what_does_not_fit_fails_the_run() {
+        let cases = [
+            ("status", CONSOLE.to_owned(), TRACE, 1, "exit status 1"),
+            (
+                "begin",
+                CONSOLE.replace("riscv sc", "vtd sc"),
+                TRACE,
+                0,
+                "asked for `riscv scenario`",
+            ),
+            (
+                "error",
+                CONSOLE.replace("@end", "@error lost\n@end"),
+                TRACE,
+                0,
+                "lost",
+            ),
+            (
+                "failed",
+                CONSOLE.replace("@end ok", "@end failed"),
+                TRACE,
+                0,
+                "did not hold",
+            ),
+            (
+                "broken-off",
+                CONSOLE.replace("@end ok", ""),
+                TRACE,
+                0,
+                "did not come to its @end",
+            ),
+            (
+                "count",
+                CONSOLE.replace("commands=2", "commands=3"),
+                TRACE,
+                0,
+                "counts 3 commands",
+            ),
+            ("trace", CONSOLE.to_owned(), "", 0, "QEMU received 0"),
+            ("silence", "OpenSBI".to_owned(), TRACE, 0, "no @begin"),
+        ];
+        for (name, console, trace, status, expected) in cases {
+            let message = problem(name, &console, trace, status);
+            assert!(message.contains(expected), "{name}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_hanging_run_is_killed_and_described() {
+        let run =
+            run_fake("hang", "echo last words; echo a warning >&2; sleep 1000").expect("starts");
+        let text = run.post_mortem();
+        for expected in [
+            "not finished after 2 s",
+            "last words",
+            "a warning",
+            "command: ",
+            "qemu-system-riscv64",
+        ] {
+            assert!(text.contains(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_must_be_a_failure_with_the_right_words() {
+        let bad = BAD_MACHINES.iter().find(|bad| bad.iommu == Iommu::Riscv);
+        let bad = bad.expect("there is one");
+        let right = format!("echo '@error no {} here'", bad.expected);
+        let judged = |name: &str, script: &str| {
+            let run = run_fake(name, script).expect("starts");
+            judge_refusal(Machine::of(Iommu::Riscv), bad, &run)
+        };
+        assert!(judged("refused", &format!("{right}; echo @end failed; exit 1")).is_ok());
+        assert!(judged("refused-0", &format!("{right}; exit 0")).is_err());
+        assert!(judged("refused-crash", &format!("{right}; kill -9 $$")).is_err());
+        assert!(judged("refused-other", "echo '@error tired'; exit 1").is_err());
+        assert!(judged("refused-silent", "exit 1").is_err());
+        assert!(judged("refused-ok", &format!("{right}; echo @end ok; exit 1")).is_err());
+    }
 }

@@ -65,7 +65,7 @@ pub static MACHINES: [Machine; 3] = [
             "-cpu",
             "max",
             "-device",
-            "isa-debug-exit,iobase=0xf4,iosize=0x04",
+            "isa-debug-exit,iobase=0x501,iosize=4",
         ],
         equipped: &[
             "-device",

@@ -90,6 +90,17 @@ impl Qemu {
         }
     }
 
+    /// Whatever is in `folder`, unchecked.
+    #[cfg(test)]
+    pub fn for_tests(folder: &Path) -> Self {
+        Self {
+            programs: Programs::Installed {
+                prefix: folder.join("qemu-system-").into(),
+            },
+            version: "0.0.0".to_owned(),
+        }
+    }
+
     /// Starts every emulator once to see that all are there and new enough.
     fn check(programs: Programs) -> Result<Self> {
         let mut qemu = Self {
