@@ -11,6 +11,8 @@ pub enum Run {
     Control,
     /// The kernel's own parts, without an IOMMU.
     SelfTest,
+    /// A load from an unmapped address, to see that an exception ends the run as failed.
+    Fault,
 }
 
 impl fmt::Display for Run {
@@ -19,6 +21,7 @@ impl fmt::Display for Run {
             Self::Scenario => "scenario",
             Self::Control => "control",
             Self::SelfTest => "self-test",
+            Self::Fault => "fault",
         })
     }
 }
@@ -29,7 +32,7 @@ pub struct UnknownRun;
 
 impl fmt::Display for UnknownRun {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("run= must be scenario, control or self-test")
+        formatter.write_str("run= must be scenario, control, self-test or fault")
     }
 }
 
@@ -48,6 +51,7 @@ pub fn run(line: &str) -> Result<Run, UnknownRun> {
         None | Some("scenario") => Ok(Run::Scenario),
         Some("control") => Ok(Run::Control),
         Some("self-test") => Ok(Run::SelfTest),
+        Some("fault") => Ok(Run::Fault),
         Some(_) => Err(UnknownRun),
     }
 }

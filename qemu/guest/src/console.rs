@@ -1,6 +1,7 @@
 //! Text output on the machine's serial port.
 
 use crate::arch::native;
+use crate::report;
 use core::fmt;
 
 /// The serial port. Writing needs no lock: one processor, interrupts off.
@@ -9,12 +10,7 @@ pub struct Console;
 
 impl fmt::Write for Console {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for byte in text.bytes() {
-            if byte == b'\n' {
-                native::console::write_byte(b'\r');
-            }
-            native::console::write_byte(byte);
-        }
+        text.bytes().for_each(native::console::write_byte);
         Ok(())
     }
 }
@@ -29,4 +25,11 @@ macro_rules! println {
             format_args!("{}\n", format_args!($($argument)*)),
         );
     }};
+}
+
+/// Says what went wrong and ends the run as failed.
+pub fn fail(error: &dyn fmt::Display) -> ! {
+    report::error(&mut Console, error);
+    report::end(&mut Console, false);
+    native::exit::failure()
 }

@@ -4,6 +4,7 @@ use crate::acpi::{self, AcpiError};
 use crate::arch::native;
 use crate::arch::x86_64::start_info::StartInfoError;
 use crate::device_tree::{DeviceTree, DeviceTreeError};
+use crate::devices::DeviceError;
 use crate::memory::{self, IDENTITY_END, Identity};
 use crate::mmio::Registers;
 use crate::page_table::MapError;
@@ -96,6 +97,8 @@ pub enum MachineError {
     Map(MapError),
     /// PCIe.
     Enumerate(EnumerateError),
+    /// A device.
+    Device(DeviceError),
     /// The IOMMU's PCI function does not answer or has no BAR 0.
     NoIommuFunction {
         /// Where firmware says it is.
@@ -116,6 +119,7 @@ impl fmt::Display for MachineError {
             Self::DeviceTree(error) => error.fmt(formatter),
             Self::Map(error) => error.fmt(formatter),
             Self::Enumerate(error) => error.fmt(formatter),
+            Self::Device(error) => error.fmt(formatter),
             Self::NoIommuFunction { function } => {
                 write!(
                     formatter,
@@ -147,6 +151,7 @@ from! {
     DeviceTree: DeviceTreeError,
     Map: MapError,
     Enumerate: EnumerateError,
+    Device: DeviceError,
 }
 
 impl Description {
@@ -253,6 +258,24 @@ impl Machine {
         Ok(unsafe { Registers::new(region) })
     }
 
+    /// Enables the first function with `identity` (vendor id and device id), which QEMU calls
+    /// `device`, and returns its address and the registers of its BAR 0.
+    pub fn claim(
+        &self,
+        identity: (u16, u16),
+        device: &'static str,
+    ) -> Result<(FunctionAddress, Registers), MachineError> {
+        let function = self
+            .functions
+            .iter()
+            .find(|function| (function.vendor, function.device) == identity)
+            .ok_or(DeviceError::Missing { device })?;
+        let bar = function.bar(0).ok_or(DeviceError::NoBar { device })?;
+        let registers = self.registers(bar)?;
+        function.enable(&self.ecam);
+        Ok((function.address, registers))
+    }
+
     /// Tells people what was found.
     pub fn describe(&self) {
         println!("command line: {:?}", self.command_line);
@@ -266,7 +289,7 @@ impl Machine {
         );
         let kernel = memory::kernel_table();
         println!(
-            "page table at {:#x}: {:x?}",
+            "page table at {:#x}: {:?}",
             kernel.root(),
             native::cpu::translation_control(kernel.levels())
         );

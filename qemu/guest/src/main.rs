@@ -4,26 +4,34 @@
 #[cfg(target_os = "none")]
 mod kernel {
     use core::panic::PanicInfo;
+    use shootdown_guest::command_line::{self, Run};
+    use shootdown_guest::console::{Console, fail};
     use shootdown_guest::{arch, machine::Machine, println, report, self_test};
 
     /// Called by the architecture's start code once the machine is known and translation is on.
     #[unsafe(no_mangle)]
     extern "Rust" fn kernel_main(machine: &'static Machine) -> ! {
         machine.describe();
-        match self_test::run(machine) {
-            Ok(()) => arch::native::exit::success(),
-            Err(error) => {
-                report::error(&mut shootdown_guest::console::Console, &error);
-                arch::native::exit::failure()
+        let result = match command_line::run(machine.command_line()) {
+            Err(error) => fail(&error),
+            Ok(Run::Fault) => self_test::fault(),
+            Ok(_) => self_test::run(machine),
+        };
+        match result {
+            Ok(()) => {
+                report::end(&mut Console, true);
+                arch::native::exit::success()
             }
+            Err(error) => fail(&error),
         }
     }
 
     #[panic_handler]
     fn panic(info: &PanicInfo<'_>) -> ! {
-        println!("{info}");
-        report::error(&mut shootdown_guest::console::Console, &info.message());
-        arch::native::exit::failure()
+        if let Some(location) = info.location() {
+            println!("panic at {location}");
+        }
+        fail(&info.message())
     }
 }
 

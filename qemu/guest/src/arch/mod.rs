@@ -21,12 +21,9 @@ fn fatal_exception(name: &str, cause: u64, address: u64, program_counter: u64) -
     use core::sync::atomic::{AtomicBool, Ordering};
     static SEEN: AtomicBool = AtomicBool::new(false);
     if !SEEN.swap(true, Ordering::Relaxed) {
-        crate::report::error(
-            &mut crate::console::Console,
-            &format_args!(
-                "exception {name}: cause {cause:#x}, address {address:#x}, pc {program_counter:#x}"
-            ),
-        );
+        crate::console::fail(&format_args!(
+            "exception {name}: cause {cause:#x}, address {address:#x}, pc {program_counter:#x}"
+        ));
     }
     native::exit::failure()
 }
@@ -41,10 +38,7 @@ fn run(
     }
     match description().and_then(crate::machine::Machine::start) {
         Ok(machine) => kernel_main(alloc::boxed::Box::leak(alloc::boxed::Box::new(machine))),
-        Err(error) => {
-            crate::report::error(&mut crate::console::Console, &error);
-            native::exit::failure()
-        }
+        Err(error) => crate::console::fail(&error),
     }
 }
 

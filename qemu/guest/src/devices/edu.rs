@@ -6,14 +6,15 @@
 
 use super::DeviceError;
 use crate::mmio::Registers;
-use crate::pcie::{ConfigurationSpace, Function, FunctionAddress};
+use crate::pcie::FunctionAddress;
 
 /// Vendor id and device id.
 pub const IDENTITY: (u16, u16) = (0x1234, 0x11e8);
+/// QEMU's name for it.
+pub const NAME: &str = "edu";
 /// Bytes in the device's buffer.
 pub const BUFFER_SIZE: usize = 4096;
 
-const NAME: &str = "edu";
 const SOURCE: usize = 0x80;
 const DESTINATION: usize = 0x88;
 const COUNT: usize = 0x90;
@@ -34,31 +35,14 @@ pub struct Edu {
 }
 
 impl Edu {
-    /// Finds the device among `functions` and enables it. `now` is a monotonic clock in
-    /// nanoseconds.
-    ///
-    /// # Safety
-    ///
-    /// `functions` are the functions of this machine's bus, and their BARs are mapped as device
-    /// registers for as long as the value is used.
-    pub unsafe fn find(
-        functions: &[Function],
-        space: &impl ConfigurationSpace,
-        now: fn() -> u64,
-    ) -> Result<Self, DeviceError> {
-        let function = functions
-            .iter()
-            .find(|function| (function.vendor, function.device) == IDENTITY)
-            .ok_or(DeviceError::Missing { device: NAME })?;
-        let bar = function.bar(0).ok_or(DeviceError::NoBar { device: NAME })?;
-        function.enable(space);
-        // SAFETY: the caller promises that the BAR is mapped.
-        let registers = unsafe { Registers::new(bar) };
-        Ok(Self {
-            address: function.address,
+    /// The device at `address`, enabled, with the registers of its BAR 0. `now` is a monotonic clock
+    /// in nanoseconds.
+    pub fn new(address: FunctionAddress, registers: Registers, now: fn() -> u64) -> Self {
+        Self {
+            address,
             registers,
             now,
-        })
+        }
     }
 
     /// The function's address, which is also its requester id.

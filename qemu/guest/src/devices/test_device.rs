@@ -1,17 +1,17 @@
 //! QEMU's `iommu-testdev`: writes a known word to an I/O virtual address and then looks at a
 //! physical address whether it arrived there. It needs no bus mastering and works at once.
 
-use super::DeviceError;
 use crate::mmio::Registers;
-use crate::pcie::{ConfigurationSpace, Function, FunctionAddress};
+use crate::pcie::FunctionAddress;
 use core::fmt;
 
 /// Vendor id and device id.
 pub const IDENTITY: (u16, u16) = (0x1b36, 0x0005);
+/// QEMU's name for it.
+pub const NAME: &str = "iommu-testdev";
 /// The word that the device writes.
 pub const PATTERN: u32 = 0x1234_5678;
 
-const NAME: &str = "iommu-testdev";
 const TRIGGER: usize = 0x00;
 const IOVA_LOW: usize = 0x04;
 const IOVA_HIGH: usize = 0x08;
@@ -57,27 +57,9 @@ pub struct TestDevice {
 }
 
 impl TestDevice {
-    /// Finds the device among `functions` and enables it.
-    ///
-    /// # Safety
-    ///
-    /// `functions` are the functions of this machine's bus, and their BARs are mapped as device
-    /// registers for as long as the value is used.
-    pub unsafe fn find(
-        functions: &[Function],
-        space: &impl ConfigurationSpace,
-    ) -> Result<Self, DeviceError> {
-        let function = functions
-            .iter()
-            .find(|function| (function.vendor, function.device) == IDENTITY)
-            .ok_or(DeviceError::Missing { device: NAME })?;
-        let bar = function.bar(0).ok_or(DeviceError::NoBar { device: NAME })?;
-        function.enable(space);
-        // SAFETY: the caller promises that the BAR is mapped.
-        Ok(Self {
-            address: function.address,
-            registers: unsafe { Registers::new(bar) },
-        })
+    /// The device at `address`, enabled, with the registers of its BAR 0.
+    pub fn new(address: FunctionAddress, registers: Registers) -> Self {
+        Self { address, registers }
     }
 
     /// The function's address, which is also its requester id.
