@@ -73,11 +73,11 @@ impl core::error::Error for AcpiError {}
 /// The table with `signature`, header included, its length and checksum checked.
 ///
 /// `root_pointer` is the RSDP's physical address. The XSDT is used if there is one, else the RSDT.
-pub fn find_table<'m>(
-    memory: &'m impl PhysicalBytes,
+pub fn find_table(
+    memory: &impl PhysicalBytes,
     root_pointer: u64,
     signature: [u8; 4],
-) -> Result<&'m [u8], AcpiError> {
+) -> Result<&[u8], AcpiError> {
     let (root, root_signature, entry_size) = root_table(memory, root_pointer)?;
     let root = checked_table(memory, root, root_signature)?;
     for entry in root[HEADER_LENGTH..].chunks_exact(entry_size) {

@@ -245,6 +245,19 @@ impl Machine {
         }
     }
 
+    /// The device id by which the IOMMU knows a function's accesses: the requester id itself, or what
+    /// the device tree's `iommu-map` makes of it. `None` if no IOMMU translates the function.
+    pub fn device_id(&self, function: FunctionAddress) -> Result<Option<u32>, MachineError> {
+        let requester = function.requester_id();
+        match self.firmware {
+            Firmware::Acpi { .. } => Ok(Some(u32::from(requester))),
+            Firmware::DeviceTree(tree) => Ok(tree
+                .host_bridge()?
+                .device_id(requester)
+                .map(|(_, device)| device)),
+        }
+    }
+
     /// The registers in `region`, if it is mapped as device registers.
     pub fn registers(&self, region: Region) -> Result<Registers, MachineError> {
         let overlaps_ram = self

@@ -44,8 +44,9 @@ impl Ecam {
     /// `region` is an ECAM window, mapped as device registers for as long as the value is used.
     pub const unsafe fn new(region: Region, first_bus: u8, last_bus: u8) -> Self {
         // SAFETY: the caller's promise is the one that `Registers` asks for.
+        let registers = unsafe { Registers::new(region) };
         Self {
-            registers: unsafe { Registers::new(region) },
+            registers,
             first_bus,
             last_bus,
         }
