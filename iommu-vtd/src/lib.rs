@@ -1,2 +1,43 @@
-//! Intel VT-d driver for shared virtual addressing in no_std kernels
+//! Intel VT-d for shared virtual addressing: scalable mode, first-stage translation, queued
+//! invalidation with descriptors of 256 bits.
+//!
+//! [`firmware`] finds the units in the ACPI DMAR table, [`Unit::probe`] brings one up, and from
+//! then on it is an [`Iommu`](iommu_core::iommu::Iommu):
+//!
+//! ```no_run
+//! use iommu_core::error::ProbeError;
+//! use iommu_core::ids::DeviceId;
+//! use iommu_core::iommu::{DeviceConfig, Iommu};
+//! use iommu_core::platform::{Parts, Platform};
+//! use iommu_vtd::Unit;
+//!
+//! fn bring_up<P: Platform>(parts: Parts<P>) -> Result<Unit<P>, ProbeError> {
+//!     let unit = Unit::probe(parts)?;
+//!     let config = DeviceConfig { pasid_bits: 20, device_tlb: unit.features().device_tlb };
+//!     if let Err(error) = unit.enable_device(DeviceId::from_bdf(0, 4, 0), config) {
+//!         // The device stays blocked.
+//!         drop(error);
+//!     }
+//!     Ok(unit)
+//! }
+//! ```
+//!
+//! One way through the crate: [`Unit`] changes `tables`, asks [`invalidate`] what the hardware must
+//! forget, and posts that to [`queue`]. [`spec`] holds the encodings, [`caps`] what each capability
+//! obliges to, [`faults`] what a fault record means.
 #![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod caps;
+pub mod faults;
+pub mod firmware;
+mod global;
+pub mod invalidate;
+pub mod queue;
+pub mod spec;
+mod tables;
+pub mod unit;
+
+pub use unit::Unit;

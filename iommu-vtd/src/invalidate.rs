@@ -1,0 +1,164 @@
+//! From what changed to command lists: pure functions of (change, capabilities).
+//!
+//! The order in every list is the specification's (6.5.3.3): context cache, PASID cache, IOTLB,
+//! then, behind a fence, device TLBs. The hardware itself orders the first three; the fence makes
+//! sure that no device TLB refills from the IOTLB what was just taken out of it.
+
+use crate::caps::Capabilities;
+use crate::queue::WORDS;
+use crate::spec::commands::{self, Command};
+use iommu_core::cover::{self, Block};
+use iommu_core::ids::{DeviceId, Pasid, Tag};
+use iommu_core::operation::{Invalidation, Levels, Target};
+use iommu_core::ring;
+
+/// One element of a command list.
+pub type Item = ring::Item<WORDS>;
+
+/// Where a list goes.
+pub type Emit<'a> = &'a mut dyn FnMut(Item);
+
+/// The domain-id under which entries that are not present are cached if CAP.CM is set (6.1).
+const NOT_PRESENT: u16 = 0;
+
+/// One range out of several caches.
+pub fn encode(invalidation: &Invalidation<'_>, capabilities: &Capabilities, emit: Emit<'_>) {
+    let mut iotlb = false;
+    for target in invalidation.targets {
+        if let Target::Iotlb { tag, pasid } = *target {
+            iotlb = true;
+            iotlb_range(tag, pasid, invalidation, capabilities, emit);
+        }
+    }
+    let mut fence = iotlb;
+    for target in invalidation.targets {
+        if let Target::DeviceTlb { device, pasid } = *target {
+            if fence {
+                emit(Item::Barrier);
+                fence = false;
+            }
+            for block in cover::blocks(invalidation.range).into_iter().flatten() {
+                let command = device_tlb_block(device, pasid, block, capabilities);
+                emit(Item::Command(command));
+            }
+        }
+    }
+}
+
+/// Everything that a cache may hold from before the driver (B-68: another kernel, firmware).
+pub fn everything(capabilities: &Capabilities, emit: Emit<'_>) {
+    emit(Item::Command(commands::context_cache_global()));
+    emit(Item::Command(commands::pasid_cache_global()));
+    emit(Item::Command(commands::iotlb_global(capabilities.drain())));
+}
+
+/// A context entry became present: nothing, unless the hardware caches what is not present.
+pub fn device_added(source_id: u16, capabilities: &Capabilities, emit: Emit<'_>) {
+    if capabilities.caching_mode() {
+        let drain = capabilities.drain();
+        emit(Item::Command(commands::context_cache_device(source_id)));
+        emit(Item::Command(commands::pasid_cache_domain(NOT_PRESENT)));
+        emit(Item::Command(commands::iotlb_domain(NOT_PRESENT, drain)));
+    }
+}
+
+/// A context entry is no longer present. Which tags its PASIDs had in its lifetime is not known
+/// any more, so everything below the context cache goes.
+pub fn device_removed(
+    source_id: u16,
+    device_tlb: bool,
+    capabilities: &Capabilities,
+    emit: Emit<'_>,
+) {
+    emit(Item::Command(commands::context_cache_device(source_id)));
+    emit(Item::Command(commands::pasid_cache_global()));
+    emit(Item::Command(commands::iotlb_global(capabilities.drain())));
+    if device_tlb {
+        whole_device_tlb(source_id, Pasid::UNTAGGED, capabilities, emit);
+    }
+}
+
+/// A PASID table entry became present: nothing, unless the hardware caches what is not present.
+pub fn pasid_added(tag: Tag, pasid: Pasid, capabilities: &Capabilities, emit: Emit<'_>) {
+    if capabilities.caching_mode() {
+        pasid_changed(tag, pasid, emit);
+    }
+}
+
+/// A PASID table entry is no longer present.
+pub fn pasid_removed(
+    source_id: u16,
+    tag: Tag,
+    pasid: Pasid,
+    device_tlb: bool,
+    capabilities: &Capabilities,
+    emit: Emit<'_>,
+) {
+    pasid_changed(tag, pasid, emit);
+    if device_tlb {
+        whole_device_tlb(source_id, pasid, capabilities, emit);
+    }
+}
+
+fn pasid_changed(tag: Tag, pasid: Pasid, emit: Emit<'_>) {
+    let domain_id = domain_id(tag);
+    emit(Item::Command(commands::pasid_cache_pasid(domain_id, pasid)));
+    emit(Item::Command(commands::pasid_iotlb_all(domain_id, pasid)));
+}
+
+/// The whole device TLB of one PASID, behind a fence.
+fn whole_device_tlb(source_id: u16, pasid: Pasid, capabilities: &Capabilities, emit: Emit<'_>) {
+    let device = DeviceId(source_id.into());
+    emit(Item::Barrier);
+    let command = device_tlb_block(device, pasid, Block::ALL, capabilities);
+    emit(Item::Command(command));
+}
+
+fn iotlb_range(
+    tag: Tag,
+    pasid: Pasid,
+    invalidation: &Invalidation<'_>,
+    capabilities: &Capabilities,
+    emit: Emit<'_>,
+) {
+    let domain_id = domain_id(tag);
+    let largest = capabilities.page_selective_order();
+    let fits = |block: Block| largest.is_some_and(|largest| block.order <= largest);
+    let Some(mut blocks) = cover::blocks(invalidation.range) else {
+        return;
+    };
+    if !blocks.clone().all(fits) {
+        return emit(Item::Command(commands::pasid_iotlb_all(domain_id, pasid)));
+    }
+    let leaf_only = invalidation.levels == Levels::LeafOnly;
+    blocks.by_ref().for_each(|Block { address, order }| {
+        let command = commands::pasid_iotlb_page(domain_id, pasid, address, order, leaf_only);
+        emit(Item::Command(command));
+    });
+}
+
+fn device_tlb_block(
+    device: DeviceId,
+    pasid: Pasid,
+    block: Block,
+    capabilities: &Capabilities,
+) -> Command {
+    let source_id = device.0 as u16;
+    // A device is taken for a physical function; PFSID is reserved without the throttle.
+    let pf_source_id = if capabilities.device_tlb_throttle() {
+        source_id
+    } else {
+        0
+    };
+    let Block { address, order } = block;
+    if pasid.is_untagged() {
+        commands::device_tlb(source_id, pf_source_id, address, order)
+    } else {
+        commands::pasid_device_tlb(source_id, pf_source_id, pasid, address, order)
+    }
+}
+
+/// Tags come from the unit's own allocator and fit 16 bits.
+const fn domain_id(tag: Tag) -> u16 {
+    tag.0 as u16
+}
