@@ -14,7 +14,7 @@ use spin::{Mutex, Once};
 /// Physical addresses below this are mapped one to one: RAM cached, all else uncached.
 pub const IDENTITY_END: u64 = 4 << 30;
 /// RAM beyond this much after the kernel is left alone, so that poisoning it stays cheap.
-const POOL_SIZE: u64 = 128 << 20;
+const POOL_SIZE: u64 = 32 << 20;
 const WORDS: usize = (PAGE_SIZE / 8) as usize;
 
 static FRAMES: Once<Mutex<FrameAllocator<Identity>>> = Once::new();
