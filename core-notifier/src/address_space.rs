@@ -74,7 +74,7 @@ impl AddressSpace {
     /// For who wants to skip work that only notifying needs. May be out of date at once unless the
     /// caller excludes registration.
     pub fn has_notifiers(&self) -> bool {
-        self.subscriptions.is_used()
+        self.subscriptions.has_listed()
     }
 
     /// Subscribes `notifier`, taking `lock` so that no change of a translation is under way

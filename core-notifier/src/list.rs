@@ -104,7 +104,7 @@ impl Subscriptions {
     }
 
     /// Whether anybody is in the list, as far as one relaxed load can tell.
-    pub(crate) fn is_used(&self) -> bool {
+    pub(crate) fn has_listed(&self) -> bool {
         self.list.is_some()
     }
 
@@ -145,7 +145,7 @@ impl Subscriptions {
         let old = self.list.replace(Some(list));
         record.listed += 1;
         record.used = true;
-        // The memory that `members` outgrew goes back to the draft, to be freed without the lock.
+        // The memory that `members` outgrew is freed after the lock.
         let mut outgrown = core::mem::replace(&mut record.members, members);
         record.members.append(&mut outgrown);
         let member = Member {

@@ -1,11 +1,14 @@
 //! Notifying allocates nothing (N15).
 #![cfg(not(loom))]
 
+extern crate alloc;
+
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-use std::sync::Arc;
+use alloc::sync::Arc;
+use core::alloc::{GlobalAlloc, Layout};
+use core::cell::Cell;
+use std::alloc::System;
 
 use common::{RANGE, new_space};
 use core_notifier::{AddressSpace, Notifier};

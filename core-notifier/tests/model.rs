@@ -1,9 +1,11 @@
 //! The whole interface against a plain sequential model.
 #![cfg(not(loom))]
 
+extern crate alloc;
+
 mod common;
 
-use std::sync::Arc;
+use alloc::sync::Arc;
 
 use common::{Call, Log, Recorder, drain, new_space};
 use core_notifier::{Notifier, Range, RegisterError, UnregisterError};

@@ -1,10 +1,13 @@
 //! Operations against each other, on real threads.
 #![cfg(not(loom))]
 
+extern crate alloc;
+
 mod common;
 
+use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Barrier, RwLock, RwLockWriteGuard};
+use std::sync::{Barrier, RwLock, RwLockWriteGuard};
 use std::thread;
 
 use common::{RANGE, new_space, new_srcu};
@@ -52,6 +55,15 @@ impl Notifier for Witness {
     }
 }
 
+/// Stops the threads of a scope also if the test fails, which would wait for them for ever.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
 /// Runs the two at the same time.
 fn race(first: impl FnOnce() + Send, second: impl FnOnce()) {
     let start = Barrier::new(2);
@@ -70,6 +82,7 @@ fn n1_notification_against_unregister() {
     let space = new_space();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
         for _ in 0..2 {
             scope.spawn(|| {
                 while !stop.load(SeqCst) {
@@ -90,7 +103,6 @@ fn n1_notification_against_unregister() {
             witness.assert_silence();
             assert_eq!(witness.releases.load(SeqCst), 1);
         }
-        stop.store(true, SeqCst);
     });
 }
 
@@ -125,7 +137,7 @@ fn n2_n3_n5_release_against_unregister() {
 
 #[test]
 fn n4_release_against_notification() {
-    for _ in 0..2_000 {
+    for _ in 0..500 {
         let space = new_space();
         let witness = Arc::new(Witness::default());
         space.register_locked(witness.clone()).unwrap();
@@ -137,13 +149,13 @@ fn n4_release_against_notification() {
                 }
             },
             || {
+                let _stop = StopOnDrop(&stop);
                 while witness.calls.load(SeqCst) < 2 {
                     thread::yield_now();
                 }
                 space.release();
                 witness.expect_silence();
                 thread::yield_now();
-                stop.store(true, SeqCst);
             },
         );
         witness.assert_silence();
@@ -229,6 +241,7 @@ fn n6_n8_notification_against_register() {
     let lock = InvalidationLock::default();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
         for _ in 0..2 {
             scope.spawn(|| {
                 while !stop.load(SeqCst) {
@@ -255,7 +268,6 @@ fn n6_n8_notification_against_register() {
             space.unregister(&notifier).unwrap();
             assert!(!balance.negative.load(SeqCst), "an end without its start");
         }
-        stop.store(true, SeqCst);
     });
 }
 
@@ -343,15 +355,19 @@ fn a_stream_of_readers_does_not_hold_up_a_grace_period() {
     let started = AtomicBool::new(false);
     let gave_up = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _stop = StopOnDrop(&done);
         scope.spawn(|| {
             // At every moment at least one section is open.
             let mut section = srcu.read();
-            for _ in 0..200_000_000_usize {
+            for round in 0..10_000_000_usize {
                 let next = srcu.read();
                 section = next;
                 started.store(true, SeqCst);
                 if done.load(SeqCst) {
                     return;
+                }
+                if round % 64 == 0 {
+                    thread::yield_now();
                 }
             }
             gave_up.store(true, SeqCst);
@@ -360,10 +376,9 @@ fn a_stream_of_readers_does_not_hold_up_a_grace_period() {
         while !started.load(SeqCst) {
             thread::yield_now();
         }
-        for _ in 0..100 {
+        for _ in 0..20 {
             srcu.synchronize();
         }
-        done.store(true, SeqCst);
     });
     assert!(
         !gave_up.load(SeqCst),
@@ -376,6 +391,7 @@ fn barrier_against_call() {
     let srcu = new_srcu();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
         scope.spawn(|| {
             while !stop.load(SeqCst) {
                 if srcu.run_callbacks() == 0 {
@@ -407,7 +423,6 @@ fn barrier_against_call() {
         callers
             .into_iter()
             .for_each(|caller| caller.join().unwrap());
-        stop.store(true, SeqCst);
     });
 }
 
@@ -418,6 +433,7 @@ fn callbacks_wait_for_the_sections_before_them() {
     let notifier: Arc<dyn Notifier> = witness.clone();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
         scope.spawn(|| {
             while !stop.load(SeqCst) {
                 space.invalidate_range(RANGE);
@@ -437,7 +453,6 @@ fn callbacks_wait_for_the_sections_before_them() {
             thread::yield_now();
             witness.assert_silence();
         }
-        stop.store(true, SeqCst);
     });
 }
 

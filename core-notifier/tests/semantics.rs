@@ -1,11 +1,14 @@
 //! What each operation does, without concurrency.
 #![cfg(not(loom))]
 
+extern crate alloc;
+
 mod common;
 
+use alloc::sync::{Arc, Weak};
 use core::error::Error;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::OnceLock;
 
 use common::Call::*;
 use common::{Log, MemoryMapLock, RANGE, Recorder, drain, new_space};

@@ -1,7 +1,8 @@
 //! Shared by the tests.
 #![allow(dead_code, reason = "each test file uses a part")]
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use alloc::sync::Arc;
+use std::sync::{Mutex, MutexGuard};
 
 use core_notifier::{AddressSpace, AddressSpaceLock, Notifier, Range, Srcu};
 
@@ -109,7 +110,7 @@ pub fn new_srcu() -> Srcu {
 
 /// Takes what has been logged.
 pub fn drain(log: &Log) -> Vec<(char, Call)> {
-    std::mem::take(&mut *log.lock().unwrap())
+    core::mem::take(&mut *log.lock().unwrap())
 }
 
 pub const RANGE: Range = match Range::new(0x1000, 0x3000) {
