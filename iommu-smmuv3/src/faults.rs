@@ -1,0 +1,139 @@
+//! The event queue: records of refused requests, decoded into neutral faults.
+
+use crate::caps::Capabilities;
+use crate::spec::events::{Event, Number, WORDS};
+use crate::spec::registers::{EVENTQ_PROD, GERROR, Value, offset, queue_base};
+use alloc::sync::Arc;
+use iommu_core::error::OutOfMemory;
+use iommu_core::fault::{Access, Fault, FaultSummary, Reason};
+use iommu_core::ids::{DeviceId, Pasid};
+use iommu_core::platform::{DmaBuffer, Mmio, Parts, Platform};
+
+/// The event queue of one SMMU.
+#[derive(Debug)]
+pub struct EventQueue<P: Platform> {
+    records: DmaBuffer<P>,
+    log2_slots: u32,
+    /// The index of the next record, with the wrap flag above it.
+    consumer: u32,
+    /// The overflow flag that was acknowledged last.
+    overflow: u32,
+}
+
+impl<P: Platform> EventQueue<P> {
+    /// An empty queue; the hardware does not know of it yet.
+    pub fn new(parts: &Arc<Parts<P>>, capabilities: &Capabilities) -> Result<Self, OutOfMemory> {
+        let log2_slots = capabilities.event_queue_log2();
+        let bytes = (WORDS * 8) << log2_slots;
+        let records = DmaBuffer::new(parts, bytes, bytes, capabilities.coherency())?;
+        Ok(Self {
+            records,
+            log2_slots,
+            consumer: 0,
+            overflow: 0,
+        })
+    }
+
+    /// Tells the SMMU where the empty queue lies. CR0.EVENTQEN is 0.
+    pub fn set_up(&self, mmio: &impl Mmio) {
+        let base = queue_base(self.records.physical().0, self.log2_slots);
+        mmio.write64(offset::EVENTQ_BASE, base);
+        mmio.write32(offset::EVENTQ_PROD, 0);
+        mmio.write32(offset::EVENTQ_CONS, 0);
+    }
+
+    /// Hands over every record that is in the queue now, at most as many as it has slots, and gives
+    /// the slots back.
+    pub fn take(&mut self, mmio: &impl Mmio, report: &mut dyn FnMut(Fault)) -> FaultSummary {
+        let producer = Value::<EVENTQ_PROD::Register>::new(mmio.read32(offset::EVENTQ_PROD));
+        let overflow = producer.read(EVENTQ_PROD::OVFLG);
+        let mut lost = core::mem::replace(&mut self.overflow, overflow) != overflow;
+
+        let index_and_wrap = (2 << self.log2_slots) - 1;
+        let written = producer.read(EVENTQ_PROD::WR).wrapping_sub(self.consumer) & index_and_wrap;
+        let slots = 1 << self.log2_slots;
+        // More than the queue holds: some were overwritten, or the register lies.
+        lost |= written > slots;
+        for _ in 0..written.min(slots) {
+            report(decode(&self.record(self.consumer)));
+            self.consumer = (self.consumer + 1) & index_and_wrap;
+        }
+        self.consumer = producer.read(EVENTQ_PROD::WR) & index_and_wrap;
+
+        if written > 0 || lost {
+            let acknowledge = EVENTQ_PROD::OVFLG.val(overflow).value;
+            mmio.write32(offset::EVENTQ_CONS, self.consumer | acknowledge);
+        }
+        lost |= acknowledge_abort(mmio);
+        FaultSummary {
+            reported: written.min(slots) as usize,
+            lost,
+        }
+    }
+
+    fn record(&self, position: u32) -> Event {
+        let slot = position as usize & ((1 << self.log2_slots) - 1);
+        Event(core::array::from_fn(|word| {
+            self.records.load(slot * WORDS + word)
+        }))
+    }
+}
+
+/// Whether an access to the event queue was aborted, after which no event is recorded until that is
+/// acknowledged (7.2.1). QEMU reports an overflow like this.
+fn acknowledge_abort(mmio: &impl Mmio) -> bool {
+    let acknowledged = mmio.read32(offset::GERRORN);
+    let active = mmio.read32(offset::GERROR) ^ acknowledged;
+    let aborted = Value::<GERROR::Register>::new(active).is_set(GERROR::EVENTQ_ABT_ERR);
+    if aborted {
+        let bit = GERROR::EVENTQ_ABT_ERR::SET.value;
+        mmio.write32(offset::GERRORN, acknowledged ^ bit);
+    }
+    aborted
+}
+
+/// The neutral fault that a record stands for.
+pub fn decode(event: &Event) -> Fault {
+    let access = match event.is_read() {
+        None => Access::Unknown,
+        Some(_) if event.is_instruction() => Access::Execute,
+        Some(true) => Access::Read,
+        Some(false) => Access::Write,
+    };
+    Fault {
+        device: DeviceId(event.stream()),
+        pasid: event
+            .substream()
+            .and_then(Pasid::new)
+            .unwrap_or(Pasid::UNTAGGED),
+        address: event.address(),
+        access,
+        reason: reason(event.number()),
+        code: event.raw_number().into(),
+    }
+}
+
+/// C_BAD_STE and C_BAD_CD stand for an invalid entry and for a malformed one alike. This driver
+/// stores no malformed entry, so they are read as "invalid".
+const fn reason(number: Number) -> Reason {
+    match number {
+        Number::Translation | Number::AccessFlag => Reason::NotPresent,
+        Number::Permission => Reason::Permission,
+        Number::AddressSize => Reason::AddressSize,
+        Number::BadStreamId | Number::BadSte => Reason::DeviceNotConfigured,
+        Number::StreamDisabled | Number::BadSubstreamId | Number::BadCd => {
+            Reason::PasidNotConfigured
+        }
+        Number::SteFetch | Number::CdFetch | Number::VmsFetch | Number::WalkAbort => {
+            Reason::TableAccess
+        }
+        Number::UnsupportedTransaction
+        | Number::BadAtsRequest
+        | Number::TranslatedForbidden
+        | Number::TlbConflict
+        | Number::ConfigurationConflict
+        | Number::PageRequest
+        | Number::ImplementationDefined(_)
+        | Number::Unknown(_) => Reason::Other,
+    }
+}

@@ -1,0 +1,222 @@
+//! From neutral operations to commands: pure functions, which neither allocate nor wait.
+//!
+//! The ring puts a CMD_SYNC behind every list. A [`Barrier`](iommu_core::ring::Item::Barrier) is a
+//! CMD_SYNC inside one: commands behind it do not begin before everything in front of it is
+//! complete (4.7.3), which the order configuration, TLB, device TLB needs (3.9.1, 4.5.1).
+
+use crate::caps::Capabilities;
+use crate::queue::WORDS;
+use crate::spec::commands::{self, PageCount};
+use iommu_core::Range;
+use iommu_core::cover::{self, Block, PAGE_SHIFT, TAG_WIDE_ABOVE};
+use iommu_core::ids::{DeviceId, Pasid, Tag};
+use iommu_core::operation::{Invalidation, Levels, Target};
+
+/// An element of a command list.
+pub type Item = iommu_core::ring::Item<WORDS>;
+
+/// Takes the elements of a list in their order.
+pub type Emit<'a> = &'a mut dyn FnMut(Item);
+
+/// The commands of one invalidation: per target the translations of the range, device TLBs only
+/// after every TLB invalidation in front of them is complete.
+pub fn encode(invalidation: &Invalidation<'_>, capabilities: &Capabilities, emit: Emit<'_>) {
+    let range = invalidation.range;
+    let mut unfinished = false;
+    for target in invalidation.targets {
+        match *target {
+            Target::Iotlb { tag, .. } => {
+                tlb(tag, range, invalidation.levels, capabilities, emit);
+                unfinished = true;
+            }
+            Target::DeviceTlb { device, pasid } => {
+                if core::mem::take(&mut unfinished) {
+                    emit(Item::Barrier);
+                }
+                device_tlb(device, pasid, range, emit);
+            }
+        }
+    }
+}
+
+/// Everything that an earlier system may have left in the SMMU's caches.
+pub fn everything(capabilities: &Capabilities, emit: Emit<'_>) {
+    emit(Item::Command(commands::cfgi_all()));
+    emit(Item::Barrier);
+    if capabilities.hypervisor() {
+        emit(Item::Command(commands::tlbi_el2_all()));
+    }
+    emit(Item::Command(commands::tlbi_nsnh_all()));
+}
+
+/// After the stream table entry of `device` became valid or invalid. `leaf_table_added` says that
+/// the level 1 descriptor in front of it changed too. What a device TLB kept goes as well: its
+/// translated requests pass by the entry alone.
+pub fn device_entry_changed(
+    device: DeviceId,
+    leaf_table_added: bool,
+    device_tlb: bool,
+    emit: Emit<'_>,
+) {
+    emit(Item::Command(commands::cfgi_ste(
+        device.0,
+        !leaf_table_added,
+    )));
+    if device_tlb {
+        emit(Item::Barrier);
+        emit(Item::Command(everything_in_device_tlb(
+            device,
+            Pasid::UNTAGGED,
+        )));
+    }
+}
+
+/// After the context descriptor of `pasid` became valid, or became invalid once it was blocked. An
+/// SMMU may cache a descriptor that it found invalid.
+pub fn pasid_entry_changed(device: DeviceId, pasid: Pasid, emit: Emit<'_>) {
+    emit(Item::Command(commands::cfgi_cd(device.0, pasid.get())));
+}
+
+/// After the context descriptor of `pasid` was blocked: first the descriptor, so that nothing is
+/// translated by it any more, then what was translated.
+pub fn pasid_entry_blocked(
+    device: DeviceId,
+    pasid: Pasid,
+    tag: Tag,
+    device_tlb: bool,
+    emit: Emit<'_>,
+) {
+    pasid_entry_changed(device, pasid, emit);
+    emit(Item::Barrier);
+    emit(Item::Command(commands::tlbi_nh_asid(tag.0 as u16)));
+    if device_tlb {
+        emit(Item::Barrier);
+        emit(Item::Command(everything_in_device_tlb(device, pasid)));
+    }
+}
+
+fn tlb(tag: Tag, range: Range, levels: Levels, capabilities: &Capabilities, emit: Emit<'_>) {
+    let asid = tag.0 as u16;
+    let leaf = levels == Levels::LeafOnly;
+    let first = range.start() & !((1 << PAGE_SHIFT) - 1);
+    let mut page = |page: u64| {
+        let address = first + (page << PAGE_SHIFT);
+        emit(Item::Command(commands::tlbi_nh_va(asid, address, leaf)));
+    };
+    match cover::pages(range) {
+        Some(0) => return,
+        Some(1) => return page(0),
+        Some(pages) if capabilities.range_invalidation() => {
+            if let Some(blocks) = page_counts(pages) {
+                for (offset, count) in blocks {
+                    let address = first + (offset << PAGE_SHIFT);
+                    let command = commands::tlbi_nh_va_range(asid, address, count, leaf);
+                    emit(Item::Command(command));
+                }
+                return;
+            }
+        }
+        Some(pages) if pages <= TAG_WIDE_ABOVE => return (0..pages).for_each(page),
+        _ => {}
+    }
+    emit(Item::Command(commands::tlbi_nh_asid(asid)));
+}
+
+/// One or two spans, as (first page, number), that cover exactly `pages` pages: more than 1 and at
+/// most 2^36, else `None`.
+///
+/// A command covers c × 2^s pages with c up to 32. If the number is not of that form, its five
+/// leading binary digits are one span from the front; fewer than 2^s pages are left, and a span of
+/// 2^s pages that ends where the range ends covers them, over the first span's end.
+fn page_counts(pages: u64) -> Option<impl Iterator<Item = (u64, PageCount)>> {
+    let scale = pages.trailing_zeros().min(31);
+    let (first, second) = match PageCount::new(pages >> scale, scale) {
+        Some(exact) => (exact, None),
+        None => {
+            let scale = pages.checked_ilog2()?.checked_sub(4)?;
+            let rest = (pages - (1 << scale), PageCount::new(1, scale)?);
+            (PageCount::new(pages >> scale, scale)?, Some(rest))
+        }
+    };
+    Some([Some((0, first)), second].into_iter().flatten())
+}
+
+fn device_tlb(device: DeviceId, pasid: Pasid, range: Range, emit: Emit<'_>) {
+    for block in cover::blocks(range).into_iter().flatten() {
+        emit(Item::Command(atc_inv(device, pasid, block)));
+    }
+}
+
+fn everything_in_device_tlb(device: DeviceId, pasid: Pasid) -> commands::Command {
+    atc_inv(device, pasid, Block::ALL)
+}
+
+fn atc_inv(device: DeviceId, pasid: Pasid, block: Block) -> commands::Command {
+    // With S1DSS = substream 0 the device keeps untagged translations without a PASID, and only a
+    // request without one takes them (4.5.1, note).
+    let substream = (!pasid.is_untagged()).then_some(pasid.get());
+    commands::atc_inv(device.0, substream, block.address, block.order)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+
+    fn assert_exact(pages: u64) {
+        let spans: Vec<_> = page_counts(pages).unwrap().collect();
+        let (_, first) = spans[0];
+        let covered = match spans[..] {
+            [(0, _)] => first.pages(),
+            [(0, _), (offset, second)] => {
+                assert!(offset <= first.pages(), "{pages} pages: a gap in {spans:?}");
+                offset + second.pages()
+            }
+            _ => panic!("{pages} pages: {spans:?}"),
+        };
+        assert_eq!(covered, pages, "{spans:?}");
+    }
+
+    #[test]
+    fn up_to_2_20_pages_are_covered_exactly_by_at_most_two_legal_commands() {
+        // `PageCount` cannot hold the reserved encoding, so legality is the type's.
+        (2..=1 << 20).for_each(assert_exact);
+    }
+
+    #[test]
+    fn so_are_the_edges_up_to_2_36_pages() {
+        for bit in 20..36 {
+            let power = 1u64 << bit;
+            for pages in power - 3..power + 3 {
+                assert_exact(pages);
+            }
+            assert_exact(power | power >> 5);
+            assert_exact(power | 1);
+        }
+        assert_exact((1 << 36) - 1);
+        assert_exact(1 << 36);
+        assert!(page_counts((1 << 36) + 1).is_none());
+        assert!(page_counts(1 << 52).is_none());
+    }
+
+    #[test]
+    fn one_command_where_one_can_be_exact() {
+        for scale in 0..31 {
+            for multiplier in 1..=32u64 {
+                let pages = multiplier << scale;
+                if pages > 1 {
+                    assert_eq!(page_counts(pages).unwrap().count(), 1, "{pages} pages");
+                }
+            }
+        }
+        assert_eq!(page_counts(33).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn the_reserved_encoding_cannot_be_made() {
+        assert_eq!(PageCount::new(1, 0), None);
+        assert_eq!(PageCount::new(0, 1), None);
+        assert_eq!(PageCount::new(33, 0), None);
+        assert_eq!(PageCount::new(1, 32), None);
+    }
+}

@@ -1,0 +1,85 @@
+//! The command queue: what the shared ring needs to know of an SMMU.
+
+use crate::caps::Capabilities;
+use crate::spec::commands;
+use crate::spec::registers::{CMDQ_CONS, GERROR, Value, command_error, offset, queue_base};
+use alloc::sync::Arc;
+use iommu_core::error::{OutOfMemory, QueueError};
+use iommu_core::platform::{Mmio, Parts, Platform};
+use iommu_core::ring::{Command, CompletionWord, Config, QueueRegisters, Ring};
+
+/// Words in a command.
+pub const WORDS: usize = 2;
+
+/// The command queue of one SMMU.
+pub type Queue<P> = Ring<WORDS, Registers, P>;
+
+/// The command queue's registers (3.5, 6.3.26 to 6.3.28).
+#[derive(Clone, Copy, Debug)]
+pub struct Registers {
+    log2_slots: u32,
+}
+
+/// A queue of the size that the SMMU allows; the hardware does not know of it yet.
+pub fn create<P: Platform>(
+    parts: &Arc<Parts<P>>,
+    capabilities: &Capabilities,
+) -> Result<Queue<P>, OutOfMemory> {
+    let log2_slots = capabilities.command_queue_log2();
+    let config = Config::new(
+        1 << log2_slots,
+        capabilities.completion(),
+        capabilities.coherency(),
+    );
+    Ring::new(parts, Registers { log2_slots }, config)
+}
+
+/// Tells the SMMU where the empty `queue` lies. CR0.CMDQEN is 0.
+pub fn set_up<P: Platform>(mmio: &impl Mmio, queue: &Queue<P>) {
+    let base = queue_base(queue.physical().0, queue.registers().log2_slots);
+    mmio.write64(offset::CMDQ_BASE, base);
+    mmio.write32(offset::CMDQ_PROD, 0);
+    mmio.write32(offset::CMDQ_CONS, 0);
+}
+
+impl QueueRegisters<WORDS> for Registers {
+    fn write_tail(&self, mmio: &impl Mmio, position: u64) {
+        // The wrap flag is the bit above the index, so both are the position's low bits.
+        let index_and_wrap = position & ((2 << self.log2_slots) - 1);
+        mmio.write32(offset::CMDQ_PROD, index_and_wrap as u32);
+    }
+
+    fn read_head(&self, mmio: &impl Mmio) -> usize {
+        read_consumer(mmio).read(CMDQ_CONS::RD) as usize
+    }
+
+    fn sync(&self, word: Option<CompletionWord>) -> Command<WORDS> {
+        match word {
+            Some(word) => commands::sync_with_message(word.address.0, word.value),
+            None => commands::sync(),
+        }
+    }
+
+    fn read_error(&self, mmio: &impl Mmio) -> Option<QueueError> {
+        let active = mmio.read32(offset::GERROR) ^ mmio.read32(offset::GERRORN);
+        let active = Value::<GERROR::Register>::new(active);
+        if active.is_set(GERROR::MSI_CMDQ_ABT_ERR) {
+            return Some(QueueError::MemoryFault);
+        }
+        if !active.is_set(GERROR::CMDQ_ERR) {
+            return None;
+        }
+        let consumer = read_consumer(mmio);
+        let slot = consumer.read(CMDQ_CONS::RD) as usize & ((1 << self.log2_slots) - 1);
+        Some(match consumer.read(CMDQ_CONS::ERR) {
+            command_error::ILLEGAL => QueueError::IllegalCommand { slot },
+            command_error::ABORT => QueueError::MemoryFault,
+            command_error::ATC_INV_SYNC => QueueError::DeviceTimeout { device: None },
+            code => QueueError::Unknown { code },
+        })
+    }
+}
+
+fn read_consumer(mmio: &impl Mmio) -> Value<CMDQ_CONS::Register> {
+    Value::new(mmio.read32(offset::CMDQ_CONS))
+}

@@ -1,0 +1,204 @@
+//! Commands of the command queue (chapter 4). Each has 128 bits, as two little-endian words.
+//!
+//! Reserved bits are zero, and no field is wider than the specification says.
+
+use super::{address_field, field};
+
+/// One command.
+pub type Command = iommu_core::ring::Command<2>;
+
+/// The opcodes this driver uses (4.1.1).
+pub mod opcode {
+    /// CMD_CFGI_STE.
+    pub const CFGI_STE: u8 = 0x03;
+    /// CMD_CFGI_STE_RANGE, and CMD_CFGI_ALL with a range of 31.
+    pub const CFGI_STE_RANGE: u8 = 0x04;
+    /// CMD_CFGI_CD.
+    pub const CFGI_CD: u8 = 0x05;
+    /// CMD_TLBI_NH_ASID.
+    pub const TLBI_NH_ASID: u8 = 0x11;
+    /// CMD_TLBI_NH_VA.
+    pub const TLBI_NH_VA: u8 = 0x12;
+    /// CMD_TLBI_EL2_ALL.
+    pub const TLBI_EL2_ALL: u8 = 0x20;
+    /// CMD_TLBI_NSNH_ALL.
+    pub const TLBI_NSNH_ALL: u8 = 0x30;
+    /// CMD_ATC_INV.
+    pub const ATC_INV: u8 = 0x40;
+    /// CMD_SYNC.
+    pub const SYNC: u8 = 0x46;
+}
+
+/// CMD_CFGI_STE: forget the stream table entry of `stream`, and every context descriptor cached
+/// for it (4.3.1). Without `leaf`, also the level 1 descriptor that leads to the entry.
+///
+/// ```text
+///  word 0  63        32 31                  8 7      0
+///         | StreamID   | reserved, SSec = 0  |  0x03  |
+///  word 1  63                               1     0
+///         | reserved                         |  Leaf  |
+/// ```
+pub const fn cfgi_ste(stream: u32, leaf: bool) -> Command {
+    [
+        opcode::CFGI_STE as u64 | field(stream as u64, 63, 32),
+        leaf as u64,
+    ]
+}
+
+/// CMD_CFGI_ALL: forget every cached configuration structure (4.3.6).
+///
+/// ```text
+///  word 0  63                                8 7      0
+///         | reserved                          |  0x04  |
+///  word 1  63                          5 4            0
+///         | reserved                    |  Range = 31  |
+/// ```
+pub const fn cfgi_all() -> Command {
+    [opcode::CFGI_STE_RANGE as u64, 31]
+}
+
+/// CMD_CFGI_CD: forget the context descriptor of `substream` of `stream` (4.3.3), without the
+/// level 1 descriptors of a two-level table.
+///
+/// ```text
+///  word 0  63        32 31          12 11    8 7      0
+///         | StreamID   | SubstreamID  | res.  |  0x05  |
+///  word 1  63                               1      0
+///         | reserved                         | Leaf = 1 |
+/// ```
+pub const fn cfgi_cd(stream: u32, substream: u32) -> Command {
+    [
+        opcode::CFGI_CD as u64 | field(substream as u64, 31, 12) | field(stream as u64, 63, 32),
+        1,
+    ]
+}
+
+/// CMD_TLBI_NH_ASID: forget every non-global translation tagged with `asid` and VMID 0 (4.4.2).
+///
+/// ```text
+///  word 0  63   48 47   32 31                 8 7      0
+///         | ASID  | VMID  | reserved           |  0x11  |
+///  word 1  reserved
+/// ```
+pub const fn tlbi_nh_asid(asid: u16) -> Command {
+    [opcode::TLBI_NH_ASID as u64 | field(asid as u64, 63, 48), 0]
+}
+
+/// CMD_TLBI_NH_VA for the entries, of whatever granule, that hold `address` (4.4.2). With `leaf`,
+/// the caches of table descriptors are left alone.
+///
+/// ```text
+///  word 0  63   48 47   32 31..25 24   20 19..17 16  12 11   8 7      0
+///         | ASID  | VMID  | res. | SCALE | res.  | NUM | res. |  0x12  |
+///  word 1  63              12 11  10 9   8 7                 1    0
+///         | Address[63:12]   |  TG  | TTL | reserved          | Leaf |
+/// ```
+pub const fn tlbi_nh_va(asid: u16, address: u64, leaf: bool) -> Command {
+    [
+        opcode::TLBI_NH_VA as u64 | field(asid as u64, 63, 48),
+        address_field(address, 63, 12) | leaf as u64,
+    ]
+}
+
+/// What a range invalidation covers: (NUM + 1) × 2^SCALE pages of 4 KiB (4.4.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageCount {
+    num: u8,
+    scale: u8,
+}
+
+impl PageCount {
+    /// `multiplier` × 2^`scale` pages; `None` unless `multiplier` is 1 to 32, `scale` at most 31,
+    /// and there are at least two pages: a single page without a level hint is a reserved
+    /// encoding, for which the SMMU stops its queue.
+    pub const fn new(multiplier: u64, scale: u32) -> Option<Self> {
+        if multiplier == 0 || multiplier > 32 || scale > 31 || (multiplier == 1 && scale == 0) {
+            return None;
+        }
+        Some(Self {
+            num: (multiplier - 1) as u8,
+            scale: scale as u8,
+        })
+    }
+
+    /// The number of pages.
+    pub const fn pages(self) -> u64 {
+        (self.num as u64 + 1) << self.scale
+    }
+}
+
+/// CMD_TLBI_NH_VA for `count` pages of 4 KiB from `address`; only with SMMU_IDR3.RIL.
+///
+/// TTL stays 0, "at any level": a range may hold blocks as well as pages, and a hint for one level
+/// keeps entries of the others.
+pub const fn tlbi_nh_va_range(asid: u16, address: u64, count: PageCount, leaf: bool) -> Command {
+    const TG_4K: u64 = 0b01;
+    let [low, high] = tlbi_nh_va(asid, address, leaf);
+    [
+        low | field(count.num as u64, 16, 12) | field(count.scale as u64, 24, 20),
+        high | field(TG_4K, 11, 10),
+    ]
+}
+
+/// CMD_TLBI_EL2_ALL: forget every translation of the non-secure EL2 regime (4.4.2); only with
+/// SMMU_IDR0.Hyp.
+pub const fn tlbi_el2_all() -> Command {
+    [opcode::TLBI_EL2_ALL as u64, 0]
+}
+
+/// CMD_TLBI_NSNH_ALL: forget every non-secure translation outside EL2 (4.4.4).
+pub const fn tlbi_nsnh_all() -> Command {
+    [opcode::TLBI_NSNH_ALL as u64, 0]
+}
+
+/// CMD_ATC_INV: have the device TLB of `stream` forget 2^`order` pages of 4 KiB from `address`
+/// (4.5.1); only with SMMU_IDR0.ATS.
+///
+/// With a substream, those tagged with that PASID; without, the request has no PASID and takes
+/// every entry in the span. An order of 52 covers everything.
+///
+/// ```text
+///  word 0  63        32 31          12  11   10   9   8 7      0
+///         | StreamID   | SubstreamID  | SSV | 0 | G | 0 |  0x40  |
+///  word 1  63              12 11              6 5             0
+///         | Address[63:12]   | reserved        | Size          |
+/// ```
+pub const fn atc_inv(stream: u32, substream: Option<u32>, address: u64, order: u32) -> Command {
+    let substream = match substream {
+        Some(substream) => 1 << 11 | field(substream as u64, 31, 12),
+        None => 0,
+    };
+    [
+        opcode::ATC_INV as u64 | substream | field(stream as u64, 63, 32),
+        address_field(address, 63, 12) | field(order as u64, 5, 0),
+    ]
+}
+
+/// CMD_SYNC without a completion signal (CS = SIG_NONE, 4.7.3): it is consumed when everything
+/// before it is complete, and commands behind it do not begin before that.
+pub const fn sync() -> Command {
+    [opcode::SYNC as u64, 0]
+}
+
+/// CMD_SYNC that writes `data` to the 32-bit word at `address`, in inner-shareable write-back
+/// memory, when it is complete; only with SMMU_IDR0.MSI.
+///
+/// ```text
+///  word 0  63     32 31..28 27     24 23  22 21..14 13 12 11   8 7      0
+///         | MSIData | res. | MSIAttr | MSH  | res. |  CS | res. |  0x46  |
+///  word 1  63..56 55                                2 1  0
+///         | res. | MSIAddress[55:2]                  | res |
+/// ```
+pub const fn sync_with_message(address: u64, data: u32) -> Command {
+    const SIG_IRQ: u64 = 0b01;
+    const INNER_SHAREABLE: u64 = 0b11;
+    const WRITE_BACK: u64 = 0b1111;
+    [
+        opcode::SYNC as u64
+            | field(SIG_IRQ, 13, 12)
+            | field(INNER_SHAREABLE, 23, 22)
+            | field(WRITE_BACK, 27, 24)
+            | field(data as u64, 63, 32),
+        address_field(address, 55, 2),
+    ]
+}

@@ -1,0 +1,296 @@
+//! One SMMU: bring-up, table changes, invalidation.
+
+use crate::caps::Capabilities;
+use crate::control::{self, Steps};
+use crate::faults::EventQueue;
+use crate::invalidate::{self, Emit};
+use crate::queue::{self, Queue};
+use crate::spec::tables::{StreamEntry, blocked};
+use crate::tables::{self, Attachment, ContextTable, Device, Reserved, StreamTable, Tables};
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use core::fmt;
+use iommu_core::error::{AttachError, Incompatible, ProbeError, QueueError, TagsExhausted};
+use iommu_core::fault::{Fault, FaultSummary};
+use iommu_core::ids::{DeviceId, Pasid, Tag};
+use iommu_core::iommu::{Completed, DeviceConfig, Features, Iommu, Ticket};
+use iommu_core::operation::Invalidation;
+use iommu_core::page_table::PageTable;
+use iommu_core::platform::{Parts, Platform};
+use iommu_core::tag::TagAllocator;
+use spin::Mutex;
+
+/// An SMMUv3 that translates.
+///
+/// The register window is pages 0 and 1: 0x20000 bytes. Interrupts stay off; whoever wants to be
+/// woken polls [`take_faults`](Iommu::take_faults).
+///
+/// Dropping it aborts all traffic and turns everything off.
+pub struct Unit<P: Platform> {
+    parts: Arc<Parts<P>>,
+    capabilities: Capabilities,
+    tags: TagAllocator,
+    structures: Arc<Structures<P>>,
+}
+
+/// What the SMMU reads and writes in memory.
+struct Structures<P: Platform> {
+    queue: Queue<P>,
+    events: Mutex<EventQueue<P>>,
+    tables: Mutex<Tables<P>>,
+}
+
+impl<P: Platform> Unit<P> {
+    /// Brings an SMMU up, with every device blocked.
+    ///
+    /// Whatever firmware or an earlier system left on is turned off first, and what they left in
+    /// the caches is invalidated before translation starts.
+    ///
+    /// # Errors
+    ///
+    /// [`ProbeError`]; translation and queues are off then and traffic is aborted, except if there
+    /// is no SMMU at all ([`ProbeError::NotPresent`]) or it does not answer.
+    pub fn probe(parts: Parts<P>) -> Result<Self, ProbeError> {
+        let parts = Arc::new(parts);
+        let capabilities = Capabilities::read(&parts.mmio)?;
+        control::stop(&parts)?;
+        capabilities.require()?;
+        let structures = Structures {
+            queue: queue::create(&parts, &capabilities)?,
+            events: Mutex::new(EventQueue::new(&parts, &capabilities)?),
+            tables: Mutex::new(Tables {
+                streams: StreamTable::new(&parts, &capabilities)?,
+                devices: BTreeMap::new(),
+            }),
+        };
+        let unit = Self {
+            parts,
+            capabilities,
+            // 0 stays unused: it is what an entry that was never written holds.
+            tags: TagAllocator::new(1, capabilities.last_asid()),
+            structures: Arc::new(structures),
+        };
+        // If this fails, dropping the unit turns off what is on.
+        unit.start()?;
+        Ok(unit)
+    }
+
+    /// What this SMMU can do, in its own terms.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    /// The order of 6.3.9 and of facts known from Linux: registers, command queue, caches, event
+    /// queue, translation.
+    fn start(&self) -> Result<(), ProbeError> {
+        let mmio = &self.parts.mmio;
+        let steps = Steps::new(&self.capabilities);
+        control::configure(mmio, &self.capabilities);
+        self.structures.tables.lock().streams.set_up(mmio);
+        queue::set_up(mmio, &self.structures.queue);
+        self.structures.events.lock().set_up(mmio);
+        control::acknowledge_errors(mmio);
+
+        control::enable(&self.parts, steps.commands, "enabling the command queue")?;
+        self.run(|emit| invalidate::everything(&self.capabilities, emit))?;
+        control::enable(&self.parts, steps.events, "enabling the event queue")?;
+        control::enable(&self.parts, steps.translation, "enabling the SMMU")?;
+        Ok(())
+    }
+
+    /// Posts a list and waits for it.
+    fn run(&self, emit: impl Fn(Emit<'_>)) -> Result<(), QueueError> {
+        let ticket = self.structures.queue.submit(emit)?;
+        self.structures.queue.wait(ticket)?;
+        Ok(())
+    }
+
+    fn stream_entry(&self, config: DeviceConfig, contexts: &ContextTable<P>) -> StreamEntry {
+        StreamEntry {
+            contexts: contexts.physical().0,
+            log2_contexts: contexts.log2_entries(),
+            cacheability: self.capabilities.cacheability(),
+            device_tlb: config.device_tlb,
+            forbid_stall: self.capabilities.forbid_stall(),
+            use_incoming_shareability: self.capabilities.overrides_attributes(),
+        }
+    }
+
+    /// Blocks an attachment unless it is blocked already.
+    fn block_attached(
+        &self,
+        device: &mut Device<P>,
+        id: DeviceId,
+        pasid: Pasid,
+    ) -> Result<(), AttachError> {
+        let attachment = device.attachment(id, pasid)?;
+        if attachment.blocked {
+            return Ok(());
+        }
+        let entry = device.contexts.entry(pasid);
+        entry.replace_first(blocked(attachment.word_0));
+        let device_tlb = device.config.device_tlb;
+        self.run(|emit| {
+            invalidate::pasid_entry_blocked(id, pasid, attachment.tag, device_tlb, emit);
+        })?;
+        let done = Attachment {
+            blocked: true,
+            ..attachment
+        };
+        device.attached.insert(pasid, done);
+        Ok(())
+    }
+}
+
+impl<P: Platform> Iommu for Unit<P> {
+    fn features(&self) -> Features {
+        self.capabilities.features()
+    }
+
+    fn check(&self, table: &PageTable) -> Result<(), Incompatible> {
+        tables::describe(table, Tag(0), &self.capabilities).map(drop)
+    }
+
+    fn allocate_tag(&self) -> Result<Tag, TagsExhausted> {
+        self.tags.allocate()
+    }
+
+    fn free_tag(&self, tag: Tag) {
+        self.tags.free(tag);
+    }
+
+    fn enable_device(&self, id: DeviceId, config: DeviceConfig) -> Result<(), AttachError> {
+        let mut tables = self.structures.tables.lock();
+        if !tables.streams.contains(id) {
+            return Err(AttachError::DeviceIdTooWide(id));
+        }
+        if tables.devices.contains_key(&id) {
+            return Err(AttachError::DeviceInUse(id));
+        }
+        if config.device_tlb && !self.capabilities.device_tlb() {
+            return Err(AttachError::NoDeviceTlb);
+        }
+        let log2_contexts = config.pasid_bits.min(self.capabilities.pasid_bits());
+        let coherency = self.capabilities.coherency();
+        let contexts = ContextTable::new(&self.parts, log2_contexts, coherency)?;
+        let leaf_added = tables.streams.reserve(id)? == Reserved::LeafAdded;
+        let words = self.stream_entry(config, &contexts).words();
+        let entry = tables.streams.entry(id);
+        let entry = entry.ok_or(AttachError::DeviceIdTooWide(id))?;
+        entry.set_up(&words);
+        let changed = self.run(|emit| {
+            invalidate::device_entry_changed(id, leaf_added, config.device_tlb, emit);
+        });
+        if let Err(error) = changed {
+            entry.replace_first(0);
+            // The SMMU may have seen the entry and still read the table behind it.
+            core::mem::forget(contexts);
+            return Err(error.into());
+        }
+        let device = Device {
+            config,
+            contexts,
+            attached: BTreeMap::new(),
+        };
+        tables.devices.insert(id, device);
+        Ok(())
+    }
+
+    fn device_config(&self, id: DeviceId) -> Option<DeviceConfig> {
+        let tables = self.structures.tables.lock();
+        tables.devices.get(&id).map(|device| device.config)
+    }
+
+    fn disable_device(&self, id: DeviceId) -> Result<(), AttachError> {
+        let mut tables = self.structures.tables.lock();
+        let device = tables.device(id)?;
+        if let Some(&pasid) = device.attached.keys().next() {
+            return Err(AttachError::PasidInUse(id, pasid));
+        }
+        let device_tlb = device.config.device_tlb;
+        let entry = tables.streams.entry(id);
+        let entry = entry.ok_or(AttachError::UnknownDevice(id))?;
+        entry.replace_first(0);
+        self.run(|emit| invalidate::device_entry_changed(id, false, device_tlb, emit))?;
+        entry.clear_rest();
+        tables.devices.remove(&id);
+        Ok(())
+    }
+
+    /// If the queue fails meanwhile, the SMMU may have seen the entry: the page table must not be
+    /// freed before the unit is dropped.
+    fn attach(
+        &self,
+        id: DeviceId,
+        pasid: Pasid,
+        tag: Tag,
+        table: &PageTable,
+    ) -> Result<(), AttachError> {
+        let mut tables = self.structures.tables.lock();
+        let device = tables.device(id)?;
+        device.check_free(id, pasid)?;
+        let words = tables::describe(table, tag, &self.capabilities)?.words();
+        let entry = device.contexts.entry(pasid);
+        entry.set_up(&words);
+        if let Err(error) = self.run(|emit| invalidate::pasid_entry_changed(id, pasid, emit)) {
+            entry.replace_first(0);
+            return Err(error.into());
+        }
+        let attachment = Attachment {
+            tag,
+            word_0: words[0],
+            blocked: false,
+        };
+        device.attached.insert(pasid, attachment);
+        Ok(())
+    }
+
+    fn block(&self, id: DeviceId, pasid: Pasid) -> Result<(), AttachError> {
+        let mut tables = self.structures.tables.lock();
+        self.block_attached(tables.device(id)?, id, pasid)
+    }
+
+    fn detach(&self, id: DeviceId, pasid: Pasid) -> Result<(), AttachError> {
+        let mut tables = self.structures.tables.lock();
+        let device = tables.device(id)?;
+        self.block_attached(device, id, pasid)?;
+        let entry = device.contexts.entry(pasid);
+        entry.replace_first(0);
+        self.run(|emit| invalidate::pasid_entry_changed(id, pasid, emit))?;
+        entry.clear_rest();
+        device.attached.remove(&pasid);
+        Ok(())
+    }
+
+    fn submit(&self, invalidation: &Invalidation<'_>) -> Result<Ticket, QueueError> {
+        let queue = &self.structures.queue;
+        queue.submit(|emit| invalidate::encode(invalidation, &self.capabilities, emit))
+    }
+
+    fn wait(&self, ticket: Ticket) -> Result<Completed, QueueError> {
+        self.structures.queue.wait(ticket)
+    }
+
+    fn take_faults(&self, report: &mut dyn FnMut(Fault)) -> FaultSummary {
+        let mut events = self.structures.events.lock();
+        events.take(&self.parts.mmio, report)
+    }
+}
+
+impl<P: Platform> Drop for Unit<P> {
+    fn drop(&mut self) {
+        if control::stop(&self.parts).is_err() {
+            // The SMMU does not answer and may still use its structures: they are never freed.
+            core::mem::forget(self.structures.clone());
+        }
+    }
+}
+
+impl<P: Platform> fmt::Debug for Unit<P> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Unit")
+            .field("capabilities", &self.capabilities)
+            .finish_non_exhaustive()
+    }
+}
