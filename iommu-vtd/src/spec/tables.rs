@@ -116,10 +116,13 @@ impl FirstStageEntry {
     ///        +----------------+-----+----+---+---+------+---+---+
     /// ```
     ///
-    /// PGTT = 001b is first stage only. SRE = 0: no request runs with supervisor privilege. The
-    /// other fields belong to the second stage or relax a rule, and are zero, as are words 3 to 7.
+    /// PGTT = 001b is first stage only. SRE = 0: no request runs with supervisor privilege. AW (010b
+    /// for 48 bits, 011b for 57) is the second stage's width by the specification; Linux sets it for
+    /// the first stage too, and QEMU takes from it which addresses are canonical. The other fields
+    /// belong to the second stage or relax a rule, and are zero, as are words 3 to 7.
     pub const fn words(self) -> [u64; PASID_WORDS] {
-        let first = field(1, 6, 3) | PRESENT;
+        let address_width = if self.five_levels { 3 } else { 2 };
+        let first = field(1, 6, 3) | field(address_width, 2, 3) | PRESENT;
         let second =
             field(self.domain_id as u64, 0, 16) | field(self.page_walk_snoop as u64, 23, 1);
         let third = self.root.0 & PAGE_ADDRESS | field(self.five_levels as u64, 2, 2);
