@@ -31,4 +31,6 @@ pub mod machine;
 #[cfg(target_os = "none")]
 pub mod memory;
 #[cfg(target_os = "none")]
+pub mod scenario;
+#[cfg(target_os = "none")]
 pub mod self_test;

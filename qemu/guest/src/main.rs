@@ -6,24 +6,22 @@ mod kernel {
     use core::panic::PanicInfo;
     use shootdown_guest::command_line::{self, Run};
     use shootdown_guest::console::{Console, fail};
-    use shootdown_guest::{arch, machine::Machine, println, report, self_test};
+    use shootdown_guest::{arch, machine::Machine, println, report, scenario, self_test};
 
     /// Called by the architecture's start code once the machine is known and translation is on.
     #[unsafe(no_mangle)]
     extern "Rust" fn kernel_main(machine: &'static Machine) -> ! {
         machine.describe();
-        let result = match command_line::run(machine.command_line()) {
-            Err(error) => fail(&error),
-            Ok(Run::Fault) => self_test::fault(),
-            Ok(_) => self_test::run(machine),
-        };
-        match result {
-            Ok(()) => {
-                report::end(&mut Console, true);
-                arch::native::exit::success()
+        let run = command_line::run(machine.command_line()).unwrap_or_else(|error| fail(&error));
+        match run {
+            Run::Scenario | Run::Control => {
+                scenario::run(machine, run).unwrap_or_else(|error| fail(&error));
             }
-            Err(error) => fail(&error),
+            Run::SelfTest => self_test::run(machine).unwrap_or_else(|error| fail(&error)),
+            Run::Fault => self_test::fault(),
         }
+        report::end(&mut Console, true);
+        arch::native::exit::success()
     }
 
     #[panic_handler]

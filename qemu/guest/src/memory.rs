@@ -71,7 +71,10 @@ impl TableMemory for Tables {
     }
 
     fn write(&mut self, table: u64, index: usize, entry: u64) {
-        write_word(table + index as u64 * 8, entry);
+        let address = table + index as u64 * 8;
+        write_word(address, entry);
+        // For an IOMMU whose walks do not snoop the processor's caches.
+        cpu::clean(address, 8);
     }
 }
 

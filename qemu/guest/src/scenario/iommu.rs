@@ -33,13 +33,16 @@ pub fn bring_up(machine: &Machine, tally: &Arc<Tally>) -> Result<Found, Scenario
     let IommuNode::Vtd { dmar } = machine.iommu()? else {
         return Err(ScenarioError::OtherIommu);
     };
-    let dmar = Dmar::new(dmar).map_err(ScenarioError::Dmar)?;
+    let dmar = Dmar::parse(dmar).map_err(ScenarioError::Dmar)?;
     let unit = dmar.structures().find_map(|structure| match structure {
-        Ok(Structure::Drhd(unit)) => Some(unit),
+        Ok(Structure::Unit(unit)) => Some(unit),
         _ => None,
     });
-    let base = unit.ok_or(ScenarioError::NoUnit)?.register_base();
-    let registers = machine.registers(Region { base, size: 4096 })?;
+    let unit = unit.ok_or(ScenarioError::NoUnit)?;
+    let registers = machine.registers(Region {
+        base: unit.register_base,
+        size: unit.register_bytes as u64,
+    })?;
     let unit = iommu_vtd::Unit::probe(parts(registers, tally)).map_err(ScenarioError::Probe)?;
     Ok(Found {
         kind: IommuKind::Vtd,
@@ -88,5 +91,6 @@ pub fn bring_up(machine: &Machine, tally: &Arc<Tally>) -> Result<Found, Scenario
 /// The id under which the IOMMU sees a function's requests.
 pub fn device_id(machine: &Machine, function: FunctionAddress) -> Result<DeviceId, ScenarioError> {
     let id = machine.device_id(function)?;
-    id.map(DeviceId).ok_or(ScenarioError::NotTranslated { function })
+    id.map(DeviceId)
+        .ok_or(ScenarioError::NotTranslated { function })
 }

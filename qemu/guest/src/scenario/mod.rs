@@ -21,7 +21,6 @@ use crate::devices::test_device::{self, TestDevice};
 use crate::machine::Machine;
 use crate::println;
 use crate::report;
-use alloc::boxed::Box;
 use alloc::sync::Arc;
 use control::WithoutInvalidation;
 use core::fmt::Display;
@@ -77,8 +76,7 @@ impl Stage {
     ) -> Result<Self, ScenarioError> {
         let (edu_address, registers) = machine.claim(edu::IDENTITY, edu::NAME)?;
         let edu = Edu::new(edu_address, registers, clock::nanoseconds);
-        let (test_address, registers) =
-            machine.claim(test_device::IDENTITY, test_device::NAME)?;
+        let (test_address, registers) = machine.claim(test_device::IDENTITY, test_device::NAME)?;
         Ok(Self {
             iommu,
             walk,

@@ -25,15 +25,26 @@ pub(super) fn tell(stage: &Stage) -> Result<(), ScenarioError> {
         format_args!(
             "IOMMU enabled, every device blocked; PASIDs of {} bits, device TLBs {}",
             features.pasid_bits,
-            if features.device_tlb { "supported" } else { "not supported" }
+            if features.device_tlb {
+                "supported"
+            } else {
+                "not supported"
+            }
         ),
     );
     let mut process = Process::new(&stage.sva, &stage.srcu)?;
     let pages = [0, 5, 9].map(|number| process.page(number));
     let [first, second, third] = pages;
-    let frames = [process.map(first)?, process.map(second)?, process.map(third)?];
+    let frames = [
+        process.map(first)?,
+        process.map(second)?,
+        process.map(third)?,
+    ];
     let pasid = process.shared().pasid();
-    stage.step("create", format_args!("address space with three pages, PASID {pasid}"));
+    stage.step(
+        "create",
+        format_args!("address space with three pages, PASID {pasid}"),
+    );
 
     enable(stage, first)?;
     bind(stage, &process, first, frames[0])?;
@@ -52,7 +63,10 @@ fn enable(stage: &Stage, page: u64) -> Result<(), ScenarioError> {
     }
     stage.edu.write_to(page, LENGTH)?;
     let fault = stage.refused("a write before bind", stage.edu_id, page, Access::Write)?;
-    stage.step("enable", format_args!("two devices have an entry; unbound: {fault}"));
+    stage.step(
+        "enable",
+        format_args!("two devices have an entry; unbound: {fault}"),
+    );
     Ok(())
 }
 
@@ -62,7 +76,10 @@ fn bind(stage: &Stage, process: &Process, page: u64, frame: u64) -> Result<(), S
     for device in [stage.edu_id, stage.test_device_id] {
         shared.bind(&stage.iommu, device, Requests::Untagged)?;
     }
-    stage.step("bind", "untagged requests of both devices walk the CPU's page table");
+    stage.step(
+        "bind",
+        "untagged requests of both devices walk the CPU's page table",
+    );
     let pasid = shared.pasid();
     if stage.device_config().pasid_bits == 0 {
         stage.step("bind-pasid", "left out: this IOMMU has no PASIDs");
@@ -73,10 +90,16 @@ fn bind(stage: &Stage, process: &Process, page: u64, frame: u64) -> Result<(), S
         Some(walk) => {
             let found = walk(stage.edu_id, pasid, page);
             stage.expect("the frame behind the PASID", frame, found.unwrap_or(0))?;
-            stage.step("bind-pasid", format_args!("the IOMMU confirms PASID {pasid}: {page:#x} is {frame:#x}"));
+            stage.step(
+                "bind-pasid",
+                format_args!("the IOMMU confirms PASID {pasid}: {page:#x} is {frame:#x}"),
+            );
         }
         None => {
-            stage.step("bind-pasid", format_args!("PASID {pasid} bound; QEMU has no device that sends it"));
+            stage.step(
+                "bind-pasid",
+                format_args!("PASID {pasid} bound; QEMU has no device that sends it"),
+            );
         }
     }
     Ok(())
@@ -92,7 +115,10 @@ fn share(
     process.store(first, FIRST);
     process.store(first + 8, SECOND);
     stage.edu.read_from(first, LENGTH)?;
-    stage.step("cpu-to-device", format_args!("the CPU wrote at {first:#x}, edu read it there"));
+    stage.step(
+        "cpu-to-device",
+        format_args!("the CPU wrote at {first:#x}, edu read it there"),
+    );
 
     // Every page is written once, so that the IOTLB holds a writable translation of each.
     for page in [second, first, third] {
@@ -100,13 +126,23 @@ fn share(
         stage.expect("the word that edu wrote", FIRST, process.load(page + 256))?;
         stage.expect("the next word", SECOND, process.load(page + 264))?;
     }
-    stage.step("device-to-cpu", format_args!("edu wrote at {second:#x}, the CPU read it there"));
+    stage.step(
+        "device-to-cpu",
+        format_args!("edu wrote at {second:#x}, the CPU read it there"),
+    );
 
     let written = stage.test_device.write(third + 512, frames[2] + 512);
-    stage.expect("the test device's write", 1, u64::from(written == WriteResult::Arrived))?;
+    stage.expect(
+        "the test device's write",
+        1,
+        u64::from(written == WriteResult::Arrived),
+    )?;
     let word = process.load(third + 512);
     stage.expect("the test device's word", u64::from(PATTERN), word)?;
-    stage.step("second-device", "the test device wrote by the same virtual addresses");
+    stage.step(
+        "second-device",
+        "the test device wrote by the same virtual addresses",
+    );
     match stage.last_fault() {
         None => Ok(()),
         Some(_) => Err(stage.unexpected("faults while sharing", 0, 1)),
@@ -123,14 +159,31 @@ fn protect(stage: &Stage, process: &mut Process, page: u64) -> Result<(), Scenar
     let word = process.load(page + 256);
     if stage.control {
         stage.expect("the word that a stale write leaves", FIRST, word)?;
-        stage.told(cost, "protect", "CONTROL: write-protected without invalidation: the stale write went through");
+        stage.told(
+            cost,
+            "protect",
+            "CONTROL: write-protected without invalidation: the stale write went through",
+        );
         return Ok(());
     }
     stage.expect("the protected word", 0, word)?;
-    let fault = stage.refused("a write to a protected page", stage.edu_id, page, Access::Write)?;
-    stage.expect("a fault for want of permission", 1, u64::from(fault.reason == Reason::Permission))?;
+    let fault = stage.refused(
+        "a write to a protected page",
+        stage.edu_id,
+        page,
+        Access::Write,
+    )?;
+    stage.expect(
+        "a fault for want of permission",
+        1,
+        u64::from(fault.reason == Reason::Permission),
+    )?;
     stage.one_doorbell_one_wait(cost)?;
-    stage.told(cost, "protect", format_args!("write-protected {page:#x}: {fault}"));
+    stage.told(
+        cost,
+        "protect",
+        format_args!("write-protected {page:#x}: {fault}"),
+    );
     Ok(())
 }
 
@@ -138,24 +191,49 @@ fn protect(stage: &Stage, process: &mut Process, page: u64) -> Result<(), Scenar
 fn unmap(stage: &Stage, process: &mut Process, page: u64) -> Result<(), ScenarioError> {
     let frame = process.unmap(page)?;
     let cost = stage.tally.take();
-    stage.expect("the freed frame's poison", 1, u64::from(memory::is_poisoned(frame)))?;
+    stage.expect(
+        "the freed frame's poison",
+        1,
+        u64::from(memory::is_poisoned(frame)),
+    )?;
     stage.edu.write_to(page + 256, LENGTH)?;
     let untouched = memory::is_poisoned(frame);
     if stage.control {
         stage.expect("poison after a stale write", 0, u64::from(untouched))?;
-        stage.told(cost, "unmap", "CONTROL: unmapped without invalidation: the stale write reached the freed frame");
+        stage.told(
+            cost,
+            "unmap",
+            "CONTROL: unmapped without invalidation: the stale write reached the freed frame",
+        );
         return Ok(());
     }
-    stage.expect("the freed frame's poison after the write", 1, u64::from(untouched))?;
-    let fault = stage.refused("a write to an unmapped page", stage.edu_id, page, Access::Write)?;
-    stage.expect("a fault for want of a translation", 1, u64::from(fault.reason == Reason::NotPresent))?;
+    stage.expect(
+        "the freed frame's poison after the write",
+        1,
+        u64::from(untouched),
+    )?;
+    let fault = stage.refused(
+        "a write to an unmapped page",
+        stage.edu_id,
+        page,
+        Access::Write,
+    )?;
+    stage.expect(
+        "a fault for want of a translation",
+        1,
+        u64::from(fault.reason == Reason::NotPresent),
+    )?;
     stage.one_doorbell_one_wait(cost)?;
     if let Some(walk) = &stage.walk {
         let gone = walk(stage.edu_id, process.shared().pasid(), page);
         stage.expect("a translation of the PASID", 0, gone.unwrap_or(0))?;
         stage.last_fault();
     }
-    stage.told(cost, "unmap", format_args!("unmapped {page:#x}, frame {frame:#x} is free: {fault}"));
+    stage.told(
+        cost,
+        "unmap",
+        format_args!("unmapped {page:#x}, frame {frame:#x} is free: {fault}"),
+    );
     Ok(())
 }
 
@@ -168,17 +246,40 @@ fn mistakes(stage: &Stage, process: &Process) -> Result<(), ScenarioError> {
     let unknown = DeviceId(0xfff8);
     let listener: Arc<dyn Notifier> = Arc::new(Listener);
     let notifiers = process.notifiers();
-    stage.wrong("bind twice", shared.bind(&stage.iommu, stage.edu_id, Requests::Untagged))?;
-    stage.wrong("bind an unknown device", shared.bind(&stage.iommu, unknown, Requests::Untagged))?;
-    stage.wrong("unbind an unknown device", shared.unbind(&stage.iommu, unknown, Requests::Tagged))?;
-    stage.wrong("enable twice", stage.iommu.enable_device(stage.edu_id, stage.device_config()))?;
-    stage.wrong("disable while bound", stage.iommu.disable_device(stage.edu_id))?;
+    stage.wrong(
+        "bind twice",
+        shared.bind(&stage.iommu, stage.edu_id, Requests::Untagged),
+    )?;
+    stage.wrong(
+        "bind an unknown device",
+        shared.bind(&stage.iommu, unknown, Requests::Untagged),
+    )?;
+    stage.wrong(
+        "unbind an unknown device",
+        shared.unbind(&stage.iommu, unknown, Requests::Tagged),
+    )?;
+    stage.wrong(
+        "enable twice",
+        stage
+            .iommu
+            .enable_device(stage.edu_id, stage.device_config()),
+    )?;
+    stage.wrong(
+        "disable while bound",
+        stage.iommu.disable_device(stage.edu_id),
+    )?;
     stage.wrong("unregister too early", notifiers.unregister(&listener))?;
     stage.right("register", notifiers.register_locked(listener.clone()))?;
-    stage.wrong("register twice", notifiers.register_locked(listener.clone()))?;
+    stage.wrong(
+        "register twice",
+        notifiers.register_locked(listener.clone()),
+    )?;
     stage.right("unregister", notifiers.unregister(&listener))?;
     stage.wrong("unregister twice", notifiers.unregister(&listener))?;
-    let cost = stage.step("mistakes", "eight mistakes were refused with a reason, nothing was sent");
+    let cost = stage.step(
+        "mistakes",
+        "eight mistakes were refused with a reason, nothing was sent",
+    );
     stage.expect("commands that mistakes cost", 0, cost.commands)
 }
 
@@ -194,13 +295,27 @@ fn exit(
     let cost = stage.tally.take();
     stage.edu.write_to(page + 256, LENGTH)?;
     let written = stage.test_device.write(page + 512, frame + 512);
-    stage.expect("the test device's write after exit", 0, u64::from(written == WriteResult::Arrived))?;
+    stage.expect(
+        "the test device's write after exit",
+        0,
+        u64::from(written == WriteResult::Arrived),
+    )?;
     let untouched = u64::from(memory::is_poisoned(frame));
     stage.expect("the freed frame's poison after exit", 1, untouched)?;
-    let late = process.shared().bind(&stage.iommu, stage.edu_id, Requests::Tagged);
+    let late = process
+        .shared()
+        .bind(&stage.iommu, stage.edu_id, Requests::Tagged);
     stage.wrong("bind after exit", late)?;
-    let told = if stage.last_fault().is_some() { "with a fault" } else { "quietly" };
-    stage.told(cost, "exit", format_args!("the process ended while bound; both devices are refused, {told}"));
+    let told = if stage.last_fault().is_some() {
+        "with a fault"
+    } else {
+        "quietly"
+    };
+    stage.told(
+        cost,
+        "exit",
+        format_args!("the process ended while bound; both devices are refused, {told}"),
+    );
 
     let shared = process.shared();
     for device in [stage.edu_id, stage.test_device_id] {
@@ -209,7 +324,10 @@ fn exit(
     if stage.device_config().pasid_bits != 0 {
         shared.unbind(&stage.iommu, stage.edu_id, Requests::Tagged)?;
     }
-    stage.wrong("unbind twice", shared.unbind(&stage.iommu, stage.edu_id, Requests::Untagged))?;
+    stage.wrong(
+        "unbind twice",
+        shared.unbind(&stage.iommu, stage.edu_id, Requests::Untagged),
+    )?;
     process.destroy();
     stage.step("unbind", "both devices unbound, the page table is freed");
     Ok(())
@@ -219,13 +337,22 @@ fn exit(
 fn reuse(stage: &Stage, pasid: Pasid) -> Result<(), ScenarioError> {
     let mut process = Process::new(&stage.sva, &stage.srcu)?;
     let (reused, page) = (process.shared().pasid(), process.page(9));
-    stage.expect("the new process's PASID", pasid.get().into(), reused.get().into())?;
+    stage.expect(
+        "the new process's PASID",
+        pasid.get().into(),
+        reused.get().into(),
+    )?;
     let frame = process.map(page)?;
-    process.shared().bind(&stage.iommu, stage.edu_id, Requests::Untagged)?;
+    process
+        .shared()
+        .bind(&stage.iommu, stage.edu_id, Requests::Untagged)?;
     stage.edu.write_to(page, LENGTH)?;
     stage.expect("the word in the new process", FIRST, process.load(page))?;
     process.unmap(page)?;
-    stage.step("reuse", format_args!("a new process has PASID {reused}; edu wrote to its frame {frame:#x}"));
+    stage.step(
+        "reuse",
+        format_args!("a new process has PASID {reused}; edu wrote to its frame {frame:#x}"),
+    );
 
     process.destroy();
     for device in [stage.edu_id, stage.test_device_id] {
@@ -287,7 +414,11 @@ impl Stage {
     }
 
     /// The call was refused, for a reason that people can read.
-    fn wrong<E: Display>(&self, what: &'static str, result: Result<(), E>) -> Result<(), ScenarioError> {
+    fn wrong<E: Display>(
+        &self,
+        what: &'static str,
+        result: Result<(), E>,
+    ) -> Result<(), ScenarioError> {
         match result {
             Err(error) => {
                 crate::println!("{what}: {error}");
@@ -297,7 +428,11 @@ impl Stage {
         }
     }
 
-    fn right<E: Display>(&self, what: &'static str, result: Result<(), E>) -> Result<(), ScenarioError> {
+    fn right<E: Display>(
+        &self,
+        what: &'static str,
+        result: Result<(), E>,
+    ) -> Result<(), ScenarioError> {
         result.map_err(|error| {
             crate::println!("{what}: {error}");
             self.unexpected(what, 1, 0)

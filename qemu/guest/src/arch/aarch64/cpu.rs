@@ -160,3 +160,15 @@ pub fn translation_control(levels: u8) -> TranslationControl {
         memory_attributes: MEMORY_ATTRIBUTES,
     }
 }
+
+/// Orders every earlier store to memory before a following write of a device register.
+pub fn before_device_write() {
+    // SAFETY: a fence has no other effect.
+    unsafe { asm!("dmb oshst", options(nostack, preserves_flags)) };
+}
+
+/// Orders a preceding read of a device register before every later load from memory.
+pub fn after_device_read() {
+    // SAFETY: a fence has no other effect.
+    unsafe { asm!("dmb oshld", options(nostack, preserves_flags)) };
+}

@@ -89,3 +89,15 @@ fn satp() -> u64 {
     unsafe { asm!("csrr {}, satp", out(reg) value, options(nomem, nostack, preserves_flags)) };
     value
 }
+
+/// Orders every earlier store to memory before a following write of a device register.
+pub fn before_device_write() {
+    // SAFETY: a fence has no other effect.
+    unsafe { asm!("fence w, o", options(nostack, preserves_flags)) };
+}
+
+/// Orders a preceding read of a device register before every later load from memory.
+pub fn after_device_read() {
+    // SAFETY: a fence has no other effect.
+    unsafe { asm!("fence i, r", options(nostack, preserves_flags)) };
+}

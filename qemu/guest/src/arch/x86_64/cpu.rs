@@ -2,6 +2,7 @@
 
 use super::paging::TranslationControl;
 use core::arch::asm;
+use core::sync::atomic::{Ordering, compiler_fence};
 
 /// Page-table depths to try, best first.
 pub const LEVELS: &[u8] = &[4];
@@ -68,4 +69,15 @@ pub fn translation_control(levels: u8) -> TranslationControl {
         levels,
         virtual_bits: 12 + 9 * levels,
     }
+}
+
+/// Orders every earlier store to memory before a following write of a device register.
+pub fn before_device_write() {
+    // The processor keeps this order by itself; the compiler must too.
+    compiler_fence(Ordering::SeqCst);
+}
+
+/// Orders a preceding read of a device register before every later load from memory.
+pub fn after_device_read() {
+    compiler_fence(Ordering::SeqCst);
 }
