@@ -1,0 +1,516 @@
+//! One RISC-V IOMMU: brought up, driven and turned off.
+
+use crate::caps::{Capabilities, Config};
+use crate::faults::FaultQueue;
+use crate::invalidate::{self, MOST_FOR_DEVICE_TLB, MOST_FOR_IOTLB};
+use crate::queue::{self, Queue, Registers};
+use crate::spec::registers::fields::DDTP;
+use crate::spec::registers::{self, DirectoryMode, FeaturesControl, InterruptsPending};
+use crate::spec::tables::{
+    DeviceContext, FirstStageMode, ProcessContext, ProcessDirectoryMode, TranslationControl,
+};
+use crate::tables::{DeviceDirectory, ProcessDirectory};
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use core::fmt;
+use core::mem;
+use iommu_core::error::{
+    AttachError, Incompatible, ProbeError, QueueError, TagsExhausted, Timeout,
+};
+use iommu_core::fault::{Fault, FaultSummary};
+use iommu_core::ids::{DeviceId, Pasid, Tag};
+use iommu_core::iommu::{Completed, DeviceConfig, Features, Iommu, Ticket};
+use iommu_core::operation::{Invalidation, Target};
+use iommu_core::page_table::{Format, PageTable};
+use iommu_core::platform::{Mmio, Parts, Platform, WalkerCoherency};
+use iommu_core::ring::{self, Completion, Item};
+use iommu_core::tag::TagAllocator;
+use spin::Mutex;
+use tock_registers::LocalRegisterCopy;
+
+/// The command queue: one page of 256 commands, or 128 if the hardware has no more. A target's
+/// commands must fit.
+const LOG2_COMMANDS: u32 = 8;
+const LOG2_COMMANDS_LEAST: u32 = 7;
+
+/// The fault queue: one page of 128 records.
+const LOG2_FAULTS: u32 = 7;
+
+/// PSCIDs have 20 bits; 0 stays unused.
+const TAGS: (u32, u32) = (1, (1 << 20) - 1);
+
+/// The levels that a device directory can have, at most.
+const MOST_LEVELS: u8 = 3;
+
+/// One IOMMU. Dropping it turns the IOMMU off: then every request of every device is refused.
+pub struct Unit<P: Platform> {
+    pub(crate) parts: Arc<Parts<P>>,
+    pub(crate) capabilities: Capabilities,
+    config: Config,
+    tags: TagAllocator,
+    memory: Arc<Memory<P>>,
+    /// Held for one use of the debug translation interface.
+    pub(crate) debug: Mutex<()>,
+}
+
+/// Everything that the hardware reads and writes.
+struct Memory<P: Platform> {
+    queue: Queue<P>,
+    slots: usize,
+    faults: FaultQueue<P>,
+    tables: Mutex<Tables<P>>,
+}
+
+struct Tables<P: Platform> {
+    directory: DeviceDirectory<P>,
+    devices: BTreeMap<DeviceId, Device<P>>,
+}
+
+struct Device<P: Platform> {
+    config: DeviceConfig,
+    directory: ProcessDirectory<P>,
+    contexts: BTreeMap<Pasid, Context>,
+}
+
+#[derive(Clone, Copy)]
+struct Context {
+    tag: Tag,
+    blocked: bool,
+}
+
+impl<P: Platform> Unit<P> {
+    /// Brings up an IOMMU with the default [`Config`].
+    ///
+    /// # Errors
+    ///
+    /// As [`probe_with`](Self::probe_with).
+    pub fn probe(parts: Parts<P>) -> Result<Self, ProbeError> {
+        Self::probe_with(parts, Config::default())
+    }
+
+    /// Brings up an IOMMU, whatever state firmware left it in (section "Guidelines for
+    /// initialization"). When the call returns, it refuses the requests of every device.
+    ///
+    /// # Errors
+    ///
+    /// If a capability is missing, nothing was written. After any other error the IOMMU is off; only
+    /// if it does not even turn off in time, the memory that it may still use is never freed.
+    pub fn probe_with(parts: Parts<P>, config: Config) -> Result<Self, ProbeError> {
+        let parts = Arc::new(parts);
+        let capabilities = Capabilities::read(&parts.mmio)?;
+        capabilities.require(&config)?;
+        turn_off(&parts, &capabilities)?;
+        set_control(&parts, &capabilities)?;
+        let unit = Self {
+            memory: Arc::new(Memory::new(&parts, &capabilities, &config)?),
+            parts,
+            capabilities,
+            config,
+            tags: TagAllocator::new(TAGS.0, TAGS.1),
+            debug: Mutex::new(()),
+        };
+        unit.turn_on()?;
+        Ok(unit)
+    }
+
+    /// What the hardware can do.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    /// Queues, then what was inherited in the caches, then the empty device directory. An error
+    /// drops the unit, which turns everything off.
+    fn turn_on(&self) -> Result<(), ProbeError> {
+        let Memory { queue, faults, .. } = &*self.memory;
+        queue.registers().enable(&self.parts, queue.physical())?;
+        faults.enable()?;
+        self.run(|emit| invalidate::inherited(&self.capabilities, emit))?;
+        self.use_directory()
+    }
+
+    /// Puts the smallest device directory to use that holds the device ids and that the hardware
+    /// takes: `ddtp.iommu_mode` keeps only modes it supports.
+    fn use_directory(&self) -> Result<(), ProbeError> {
+        let mut tables = self.memory.tables.lock();
+        let format = self.capabilities.device_context_format();
+        let least = self.config.least_levels(&self.capabilities);
+        let mut found = 0;
+        for levels in least..=MOST_LEVELS {
+            if levels > least {
+                let coherency = self.config.coherency;
+                tables.directory = DeviceDirectory::new(&self.parts, format, levels, coherency)?;
+            }
+            let pointer = tables.directory.pointer();
+            found = write_ddtp(&self.parts, pointer)?;
+            if found == pointer {
+                return Ok(());
+            }
+            turn_directory_off(&self.parts)?;
+        }
+        Err(ProbeError::MissingCapability {
+            capability: "a device directory for these device ids",
+            register: "ddtp",
+            value: found,
+        })
+    }
+
+    /// Posts a list and waits for it.
+    fn run(&self, emit: impl Fn(&mut dyn FnMut(Item<2>))) -> Result<(), QueueError> {
+        let ticket = self.memory.queue.submit(emit)?;
+        self.memory.queue.wait(ticket).map(drop)
+    }
+
+    /// Posts the commands for targets of one kind, each of which becomes at most `most` commands.
+    /// The ticket of the last list stands for all: an `IOFENCE.C` waits for every command before.
+    fn post(&self, invalidation: &Invalidation<'_>, most: usize) -> Result<Ticket, QueueError> {
+        let Memory { queue, slots, .. } = &*self.memory;
+        let room = slots - 2;
+        let mut rest = invalidation.targets;
+        loop {
+            let (targets, later) = rest.split_at(rest.len().min(room / most));
+            let part = Invalidation {
+                targets,
+                ..*invalidation
+            };
+            let ticket =
+                queue.submit(|emit| invalidate::encode(&part, &self.capabilities, emit))?;
+            if later.is_empty() {
+                return Ok(ticket);
+            }
+            rest = later;
+        }
+    }
+
+    /// Makes an attached process context invalid and invalidates what was cached through it: the
+    /// context, the IOTLB, and when those are done, the device TLB.
+    fn block_context(
+        &self,
+        device: DeviceId,
+        entry: &mut Device<P>,
+        pasid: Pasid,
+    ) -> Result<(), AttachError> {
+        let unknown = AttachError::UnknownPasid(device, pasid);
+        let context = entry.contexts.get_mut(&pasid).ok_or(unknown)?;
+        if context.blocked {
+            return Ok(());
+        }
+        entry.directory.invalidate(pasid);
+        let tag = context.tag;
+        self.run(|emit| invalidate::pasid_entry_changed(device, pasid, tag, emit))?;
+        if entry.config.device_tlb {
+            self.run(|emit| invalidate::whole_device_tlb(device, pasid, emit))?;
+        }
+        context.blocked = true;
+        Ok(())
+    }
+
+    /// The context of a device that uses `directory`.
+    fn device_context(
+        &self,
+        config: DeviceConfig,
+        directory: &ProcessDirectory<P>,
+    ) -> DeviceContext {
+        let mut options = TranslationControl::empty();
+        options.set(TranslationControl::EN_ATS, config.device_tlb);
+        options.set(TranslationControl::SADE, self.config.update_accessed_dirty);
+        DeviceContext::process_directory(directory.mode(), directory.root(), options)
+    }
+
+    /// Why a PASID cannot be attached to a device, if so.
+    fn check_free(device: DeviceId, entry: &Device<P>, pasid: Pasid) -> Result<(), AttachError> {
+        let bits = entry.directory.mode().process_id_bits();
+        if pasid.get() >> bits != 0 {
+            return Err(AttachError::PasidTooWide { pasid, bits });
+        }
+        if entry.contexts.contains_key(&pasid) {
+            return Err(AttachError::PasidInUse(device, pasid));
+        }
+        Ok(())
+    }
+}
+
+impl<P: Platform> Memory<P> {
+    fn new(
+        parts: &Arc<Parts<P>>,
+        capabilities: &Capabilities,
+        config: &Config,
+    ) -> Result<Self, ProbeError> {
+        let log2_slots = queue::probe_size(&parts.mmio, registers::CQB, LOG2_COMMANDS);
+        if log2_slots < LOG2_COMMANDS_LEAST {
+            return Err(ProbeError::MissingCapability {
+                capability: "a command queue of 128 entries",
+                register: "cqb",
+                value: parts.mmio.read64(registers::CQB),
+            });
+        }
+        let slots = 1 << log2_slots;
+        let log2_faults = queue::probe_size(&parts.mmio, registers::FQB, LOG2_FAULTS);
+        let coherency = config.coherency;
+        let ring = ring::Config::new(slots, Completion::Memory, coherency);
+        let directory = DeviceDirectory::new(
+            parts,
+            capabilities.device_context_format(),
+            config.least_levels(capabilities),
+            coherency,
+        )?;
+        Ok(Self {
+            queue: Queue::new(parts, Registers::new(log2_slots), ring)?,
+            slots,
+            faults: FaultQueue::new(parts, log2_faults, coherency)?,
+            tables: Mutex::new(Tables {
+                directory,
+                devices: BTreeMap::new(),
+            }),
+        })
+    }
+}
+
+impl<P: Platform> Tables<P> {
+    fn device(&mut self, device: DeviceId) -> Result<&mut Device<P>, AttachError> {
+        self.devices
+            .get_mut(&device)
+            .ok_or(AttachError::UnknownDevice(device))
+    }
+}
+
+impl Config {
+    /// The levels that a device directory needs.
+    fn least_levels(&self, capabilities: &Capabilities) -> u8 {
+        let format = capabilities.device_context_format();
+        let holds = |levels: &u8| format.device_id_bits(*levels) >= self.device_id_bits.into();
+        (1..MOST_LEVELS).find(holds).unwrap_or(MOST_LEVELS)
+    }
+}
+
+impl<P: Platform> Iommu for Unit<P> {
+    fn features(&self) -> Features {
+        self.capabilities.features()
+    }
+
+    fn check(&self, table: &PageTable) -> Result<(), Incompatible> {
+        let Format::Riscv64 { levels } = table.format else {
+            return Err(Incompatible::Architecture);
+        };
+        if !self.capabilities.walks_levels(levels) {
+            return Err(Incompatible::VirtualAddressBits {
+                cpu: table.format.virtual_bits(),
+                iommu: self.capabilities.virtual_address_bits(),
+            });
+        }
+        let root = table.root.0;
+        if root & 0xfff != 0 || root >> self.capabilities.physical_address_bits() != 0 {
+            return Err(Incompatible::Root);
+        }
+        if self.config.coherency == WalkerCoherency::NonCoherent && !table.written_back {
+            return Err(Incompatible::NonCoherentWalk);
+        }
+        Ok(())
+    }
+
+    fn allocate_tag(&self) -> Result<Tag, TagsExhausted> {
+        self.tags.allocate()
+    }
+
+    fn free_tag(&self, tag: Tag) {
+        self.tags.free(tag);
+    }
+
+    fn enable_device(&self, device: DeviceId, config: DeviceConfig) -> Result<(), AttachError> {
+        let mut tables = self.memory.tables.lock();
+        if !tables.directory.holds(device) {
+            return Err(AttachError::DeviceIdTooWide(device));
+        }
+        if tables.devices.contains_key(&device) {
+            return Err(AttachError::DeviceInUse(device));
+        }
+        if config.device_tlb && !self.capabilities.has_ats() {
+            return Err(AttachError::NoDeviceTlb);
+        }
+        let mode = self
+            .capabilities
+            .process_directory_for(config.pasid_bits)
+            .unwrap_or(ProcessDirectoryMode::PD8);
+        let directory = ProcessDirectory::new(&self.parts, mode, self.config.coherency)?;
+        let context = self.device_context(config, &directory);
+        tables.directory.set(device, &context)?;
+        if let Err(error) = self.run(|emit| invalidate::device_entry_set(device, emit)) {
+            tables.directory.invalidate(device);
+            // The hardware may have read the context, and nothing more can be asked of it.
+            mem::forget(directory);
+            return Err(error.into());
+        }
+        let entry = Device {
+            config,
+            directory,
+            contexts: BTreeMap::new(),
+        };
+        tables.devices.insert(device, entry);
+        Ok(())
+    }
+
+    /// Nothing is sent to the device TLB: each detach has emptied it of its PASID, and once EN_ATS
+    /// is 0 the IOMMU no longer accepts the device's completion (section "Translation control").
+    fn disable_device(&self, device: DeviceId) -> Result<(), AttachError> {
+        let mut tables = self.memory.tables.lock();
+        if let Some((&pasid, _)) = tables.device(device)?.contexts.first_key_value() {
+            return Err(AttachError::PasidInUse(device, pasid));
+        }
+        tables.directory.invalidate(device);
+        self.run(|emit| invalidate::device_entry_changed(device, emit))?;
+        tables.directory.clear(device);
+        tables.devices.remove(&device);
+        Ok(())
+    }
+
+    fn device_config(&self, device: DeviceId) -> Option<DeviceConfig> {
+        let tables = self.memory.tables.lock();
+        tables.devices.get(&device).map(|entry| entry.config)
+    }
+
+    fn attach(
+        &self,
+        device: DeviceId,
+        pasid: Pasid,
+        tag: Tag,
+        table: &PageTable,
+    ) -> Result<(), AttachError> {
+        let mut tables = self.memory.tables.lock();
+        let entry = tables.device(device)?;
+        Self::check_free(device, entry, pasid)?;
+        self.check(table)?;
+        let Format::Riscv64 { levels } = table.format else {
+            return Err(Incompatible::Architecture.into());
+        };
+        let mode = FirstStageMode::with_levels(levels);
+        let context = ProcessContext::first_stage(mode, table.root, tag);
+        entry.directory.set(pasid, &context)?;
+        if let Err(error) =
+            self.run(|emit| invalidate::pasid_entry_changed(device, pasid, tag, emit))
+        {
+            entry.directory.invalidate(pasid);
+            return Err(error.into());
+        }
+        let blocked = false;
+        entry.contexts.insert(pasid, Context { tag, blocked });
+        Ok(())
+    }
+
+    /// Untranslated requests are then refused with a fault record (cause 266), as only a whole
+    /// device can be silenced (`DC.tc.DTF`); translation requests of a device TLB are answered
+    /// without one (section "PCIe ATS translation request handling").
+    fn block(&self, device: DeviceId, pasid: Pasid) -> Result<(), AttachError> {
+        let mut tables = self.memory.tables.lock();
+        let entry = tables.device(device)?;
+        self.block_context(device, entry, pasid)
+    }
+
+    fn detach(&self, device: DeviceId, pasid: Pasid) -> Result<(), AttachError> {
+        let mut tables = self.memory.tables.lock();
+        let entry = tables.device(device)?;
+        self.block_context(device, entry, pasid)?;
+        entry.directory.clear(pasid);
+        entry.contexts.remove(&pasid);
+        Ok(())
+    }
+
+    /// A list of both kinds becomes two, with a wait between: a device TLB refills itself from the
+    /// IOTLB, and no command orders the two ([`Features::chained_sync`]).
+    fn submit(&self, invalidation: &Invalidation<'_>) -> Result<Ticket, QueueError> {
+        let targets = invalidation.targets;
+        let iotlbs = targets.partition_point(|target| !target.is_device_tlb());
+        let part = |targets| Invalidation {
+            targets,
+            ..*invalidation
+        };
+        let (iotlbs, device_tlbs): (&[Target], _) = targets.split_at(iotlbs);
+        if device_tlbs.is_empty() {
+            return self.post(invalidation, MOST_FOR_IOTLB);
+        }
+        if !iotlbs.is_empty() {
+            let ticket = self.post(&part(iotlbs), MOST_FOR_IOTLB)?;
+            self.wait(ticket)?;
+        }
+        self.post(&part(device_tlbs), MOST_FOR_DEVICE_TLB)
+    }
+
+    fn wait(&self, ticket: Ticket) -> Result<Completed, QueueError> {
+        self.memory.queue.wait(ticket)
+    }
+
+    fn take_faults(&self, report: &mut dyn FnMut(Fault)) -> FaultSummary {
+        self.memory.faults.take(report)
+    }
+}
+
+impl<P: Platform> Drop for Unit<P> {
+    fn drop(&mut self) {
+        if turn_off(&self.parts, &self.capabilities).is_err() {
+            // The hardware may still use its queues and tables; nobody else may ever get them.
+            mem::forget(self.memory.clone());
+        }
+    }
+}
+
+impl<P: Platform> fmt::Debug for Unit<P> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Unit")
+            .field("capabilities", &self.capabilities)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Refuses all requests, turns the queues off, clears errors and pending interrupts.
+fn turn_off<P: Platform>(parts: &Parts<P>, capabilities: &Capabilities) -> Result<(), Timeout> {
+    turn_directory_off(parts)?;
+    Registers::disable(parts)?;
+    queue::disable_event_queue(parts, registers::FQCSR, "turning the fault queue off")?;
+    if capabilities.has_ats() {
+        let operation = "turning the page-request queue off";
+        queue::disable_event_queue(parts, registers::PQCSR, operation)?;
+    }
+    let pending = InterruptsPending::CIP
+        .union(InterruptsPending::FIP)
+        .union(InterruptsPending::PMIP)
+        .union(InterruptsPending::PIP);
+    parts.mmio.write32(registers::IPSR, pending.bits());
+    Ok(())
+}
+
+/// `ddtp` to Off, which is legal from every mode; the root stays as it is, as the specification
+/// demands.
+fn turn_directory_off<P: Platform>(parts: &Parts<P>) -> Result<(), Timeout> {
+    let operation = "turning the device directory off";
+    let read = || LocalRegisterCopy::<u64, DDTP::Register>::new(parts.mmio.read64(registers::DDTP));
+    queue::wait_register(parts, operation, || !read().is_set(DDTP::BUSY))?;
+    let root = read().get() & (DDTP::PPN.mask << DDTP::PPN.shift);
+    let off = u64::from(DirectoryMode::OFF.0);
+    parts.mmio.write64(registers::DDTP, root | off);
+    queue::wait_register(parts, operation, || {
+        let ddtp = read();
+        !ddtp.is_set(DDTP::BUSY) && ddtp.read(DDTP::MODE) == off
+    })
+}
+
+/// Writes `ddtp`, which is Off and not busy, and says what it holds when it is not busy any more.
+fn write_ddtp<P: Platform>(parts: &Parts<P>, value: u64) -> Result<u64, Timeout> {
+    let mut found = 0;
+    parts.mmio.write64(registers::DDTP, value);
+    queue::wait_register(parts, "turning the device directory on", || {
+        found = parts.mmio.read64(registers::DDTP);
+        found & (DDTP::BUSY.mask << DDTP::BUSY.shift) == 0
+    })?;
+    Ok(found)
+}
+
+/// `fctl`, which may be written only while everything is off.
+fn set_control<P: Platform>(
+    parts: &Parts<P>,
+    capabilities: &Capabilities,
+) -> Result<(), ProbeError> {
+    let wanted = capabilities.wanted_control().bits();
+    parts.mmio.write32(registers::FCTL, wanted);
+    let found = parts.mmio.read32(registers::FCTL);
+    capabilities.accept_control(FeaturesControl::from_bits_retain(found))
+}
