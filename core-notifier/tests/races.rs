@@ -314,10 +314,14 @@ fn concurrent_synchronize_each_waits_for_its_own_readers() {
     let updaters = AtomicUsize::new(slots.len());
     thread::scope(|scope| {
         for slot in &slots {
-            let updaters = &updaters;
+            let (updaters, readers_seen) = (&updaters, &readers_seen);
+            slot.replace(Some(Box::new(Marked::default())));
             scope.spawn(move || {
                 // Kept, so that a reader that was not waited for reads a mark and not freed memory.
                 let mut graveyard = Vec::new();
+                while readers_seen.load(SeqCst) == 0 {
+                    thread::yield_now();
+                }
                 for _ in 0..2_000 {
                     if let Some(retired) = slot.replace(Some(Box::new(Marked::default()))) {
                         let value = retired.reclaim();
@@ -345,7 +349,27 @@ fn concurrent_synchronize_each_waits_for_its_own_readers() {
             });
         }
     });
-    assert_ne!(readers_seen.load(SeqCst), 0);
+}
+
+#[test]
+fn a_grace_period_waits_for_sections_on_the_shared_slot() {
+    let srcu = new_srcu();
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // More than own a slot; what stays open when the first half is gone is on the shared one.
+        let mut sections: Vec<_> = (0..64).map(|_| srcu.read()).collect();
+        sections.drain(..32);
+        scope.spawn(|| {
+            srcu.synchronize();
+            ended.store(true, SeqCst);
+        });
+        for _ in 0..1_000 {
+            thread::yield_now();
+        }
+        assert!(!ended.load(SeqCst), "did not wait");
+        drop(sections);
+    });
+    assert!(ended.load(SeqCst));
 }
 
 #[test]
