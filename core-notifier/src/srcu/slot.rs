@@ -103,12 +103,10 @@ impl Slots {
     /// shared one. Never waits; legal in an interrupt handler that interrupted this very function.
     #[inline]
     pub(super) fn enter(&self, rank: usize) -> Exit<'_> {
-        let first = slot_hint();
-        if let Some(exit) = self.owned[first % OWNED].claim(rank) {
-            return exit;
-        }
-        if let Some(exit) = self.owned[(first ^ 1) % OWNED].claim(rank) {
-            return exit;
+        for slot in candidates() {
+            if let Some(exit) = self.owned[slot].claim(rank) {
+                return exit;
+            }
         }
         self.shared.join(rank)
     }
@@ -132,20 +130,21 @@ impl Slots {
     }
 }
 
-/// A slot number that threads running at the same time are likely to differ in: which page the
+/// The slots to try, likely to differ between threads that run at the same time: which page the
 /// stack is in, scattered.
 #[cfg(not(loom))]
 #[inline]
-fn slot_hint() -> usize {
+fn candidates() -> [usize; 2] {
     const PAGE_SHIFT: u32 = 12;
     const GOLDEN_RATIO: u64 = 0x9e37_79b9_7f4a_7c15;
     let on_stack = 0_u8;
     let page = (core::ptr::from_ref(&on_stack).addr() as u64) >> PAGE_SHIFT;
-    (page.wrapping_mul(GOLDEN_RATIO) >> 32) as usize
+    let first = (page.wrapping_mul(GOLDEN_RATIO) >> 32) as usize % OWNED;
+    [first, first ^ 1]
 }
 
 /// The same for everyone, as loom needs executions that it can repeat.
 #[cfg(loom)]
-fn slot_hint() -> usize {
-    0
+fn candidates() -> [usize; 1] {
+    [0]
 }
