@@ -24,6 +24,8 @@ pub enum Reason {
     NotPresent,
     /// A translation that does not permit the access.
     Permission,
+    /// No translation that permits the access; the record does not say whether there is one at all.
+    PageFault,
     /// An address outside what the table translates.
     AddressSize,
     /// No entry for the device.
@@ -84,6 +86,7 @@ impl fmt::Display for Fault {
         let reason = match self.reason {
             Reason::NotPresent => "no translation",
             Reason::Permission => "not permitted",
+            Reason::PageFault => "no translation that permits it",
             Reason::AddressSize => "address too wide",
             Reason::DeviceNotConfigured => "device not configured",
             Reason::PasidNotConfigured => "PASID not configured",
