@@ -85,9 +85,8 @@ impl Capabilities {
     ///
     /// [`ProbeError::MissingCapability`] names the first thing that is missing.
     pub fn require(&self) -> Result<(), ProbeError> {
-        let endian = self.idr0().read(IDR0::TTENDIAN);
-        let little =
-            endian == IDR0::TTENDIAN::Mixed.value || endian == IDR0::TTENDIAN::Little.value;
+        let little = self.idr0().matches_all(IDR0::TTENDIAN::Mixed)
+            || self.idr0().matches_all(IDR0::TTENDIAN::Little);
         let stalls_always = self.idr0().matches_all(IDR0::STALL_MODEL::Always);
         let idr1 = self.idr1();
         let needs = [
