@@ -1,0 +1,231 @@
+//! The hardware: registers with their write rules, and a queue that is read by physical address.
+
+use alloc::sync::Arc;
+use iommu_core::ids::PhysicalAddress;
+use iommu_core::testing::{FakeRegisters, HeapMemory};
+use std::sync::Mutex;
+
+pub const TE: u32 = 1 << 31;
+pub const SRTP: u32 = 1 << 30;
+pub const WBF: u32 = 1 << 27;
+pub const QIE: u32 = 1 << 26;
+pub const IRE: u32 = 1 << 25;
+const SIRTP: u32 = 1 << 24;
+const ONE_SHOT: u32 = SRTP | 1 << 29 | WBF | SIRTP;
+
+pub const PFO: u32 = 1;
+pub const PPF: u32 = 1 << 1;
+pub const IQE: u32 = 1 << 4;
+pub const ICE: u32 = 1 << 5;
+pub const ITE: u32 = 1 << 6;
+
+/// What the hardware remembers.
+#[derive(Default)]
+pub struct State {
+    pub cap: u64,
+    pub ecap: u64,
+    pub gsts: u32,
+    pub root: u64,
+    pub fsts: u32,
+    pub fectl: u32,
+    pub pmen: u32,
+    pub iqercd: u64,
+    pub records: Vec<[u64; 2]>,
+    /// GCMD bits whose status never changes.
+    pub stuck: u32,
+    /// The queue takes commands and completes no wait.
+    pub silent: bool,
+    /// The queue stops at the next descriptor.
+    pub reject_next: bool,
+    /// How often the write buffer was flushed.
+    pub write_buffer_flushes: usize,
+    /// The order in which global commands came: the bit, and whether it was set.
+    pub commands: Vec<(u32, bool)>,
+    rtaddr: u64,
+    iqa: u64,
+    iqh: u64,
+    iqt: u64,
+    last_was_wait: bool,
+}
+
+pub struct Vtd {
+    memory: Arc<HeapMemory>,
+    pub state: Mutex<State>,
+}
+
+impl Vtd {
+    pub fn new(memory: &Arc<HeapMemory>, cap: u64, ecap: u64) -> Self {
+        let records = (cap >> 40 & 0xff) as usize + 1;
+        let state = State {
+            cap,
+            ecap,
+            records: vec![[0; 2]; records],
+            last_was_wait: true,
+            ..State::default()
+        };
+        Self {
+            memory: memory.clone(),
+            state: Mutex::new(state),
+        }
+    }
+
+    pub fn with<R>(&self, look: impl FnOnce(&mut State) -> R) -> R {
+        look(&mut self.state.lock().unwrap())
+    }
+}
+
+impl State {
+    /// Firmware's queue, with one descriptor left in it.
+    pub fn leave_firmware_on(&mut self) {
+        self.gsts = TE | QIE | IRE | SRTP;
+        self.fsts = IQE | PFO;
+        (self.iqh, self.iqt) = (0x40, 0x40);
+        self.pmen = 1 << 31 | 1;
+    }
+
+    fn fault_record(&mut self, offset: usize) -> Option<(usize, usize)> {
+        let base = (self.cap >> 24 & 0x3ff) as usize * 16;
+        let at = offset.checked_sub(base)?;
+        (at / 16 < self.records.len()).then_some((at / 16, at % 16))
+    }
+
+    /// GCMD: exactly one bit may differ from the state, and no one-shot bit may linger.
+    fn global_command(&mut self, value: u32) {
+        let held = self.gsts & !ONE_SHOT;
+        let changed = value ^ held;
+        assert_eq!(changed.count_ones(), 1, "GCMD {value:#x}, GSTS {held:#x}");
+        let on = value & changed != 0;
+        self.commands.push((changed, on));
+        if changed & self.stuck != 0 {
+            if changed == WBF {
+                self.gsts |= WBF;
+            }
+            return;
+        }
+        match (changed, on) {
+            (TE, true) => {
+                assert!(
+                    self.gsts & SRTP != 0 && self.gsts & QIE != 0,
+                    "TE too early"
+                );
+            }
+            (QIE, true) => {
+                assert_eq!(self.iqt, 0, "the queue starts with a tail");
+                assert_eq!(self.iqa >> 11 & 1, 1, "the queue is not 256 bits wide");
+                self.iqh = 0;
+            }
+            (QIE, false) => {
+                assert_eq!(self.gsts & TE, 0, "the queue goes before translation");
+                if self.iqh != self.iqt || !self.last_was_wait {
+                    return;
+                }
+            }
+            (SRTP, true) => {
+                assert_eq!(self.rtaddr >> 10 & 3, 1, "the root table is not scalable");
+                self.root = self.rtaddr & !0xfff;
+            }
+            (WBF, true) => {
+                self.write_buffer_flushes += 1;
+                return;
+            }
+            (TE | IRE, false) => {}
+            _ => panic!("GCMD bit {changed:#x} to {on}"),
+        }
+        self.gsts = if on {
+            self.gsts | changed
+        } else {
+            self.gsts & !changed
+        };
+    }
+
+    fn run_queue(&mut self, memory: &HeapMemory) {
+        let (base, slots) = (self.iqa & !0xfff, 128u64 << (self.iqa & 7));
+        assert!(
+            self.iqt >> 5 < slots && self.iqt & 0x1f == 0,
+            "IQT {:#x}",
+            self.iqt
+        );
+        while self.gsts & QIE != 0 && self.fsts & (IQE | ITE) == 0 && self.iqh != self.iqt {
+            let word = |index: u64| memory.load(PhysicalAddress(base + self.iqh + 8 * index));
+            let words = [word(0), word(1), word(2), word(3)];
+            if self.reject_next || !is_legal(words) {
+                self.fsts |= IQE;
+                return;
+            }
+            self.last_was_wait = words[0] & 0xf == 5;
+            if words[0] & 0xf == 5 && words[0] >> 5 & 1 != 0 && !self.silent {
+                memory.store32(PhysicalAddress(words[1]), (words[0] >> 32) as u32);
+            }
+            self.iqh = (self.iqh + 32) % (slots * 32);
+        }
+    }
+}
+
+/// The bits of each descriptor that are not reserved. The masks are those that QEMU 11.1 checks
+/// (hw/i386/intel_iommu_internal.h, VTD_INV_DESC_*_RSVD*), with PFSID allowed.
+fn is_legal(words: [u64; 4]) -> bool {
+    let [low, high, third, fourth] = words;
+    let granularity = low >> 4 & 3;
+    let (reserved_low, reserved_high, sane) = match low & 0xf {
+        1 => (0xfffc_0000_0000_ffc0, u64::MAX, granularity != 0),
+        2 => (0xffff_ffff_0000_ff00, 0xf80, granularity != 0),
+        3 => (0x000f_0000_ffe0_0ff0, 0xffe, true),
+        5 => (0xffff_ff00, 3, low >> 4 & 7 != 0),
+        6 => (0xfff0_0000_0000_ffc0, 0xf80, granularity >= 2),
+        7 => (0xfff0_0000_0000_ffc0, u64::MAX, granularity != 2),
+        8 => (0xe00, 0x7fe, true),
+        _ => return false,
+    };
+    sane && low & reserved_low == 0 && high & reserved_high == 0 && third == 0 && fourth == 0
+}
+
+impl FakeRegisters for Vtd {
+    fn read(&self, offset: usize, width: usize) -> u64 {
+        let mut state = self.state.lock().unwrap();
+        match (offset, width) {
+            (0x08, 8) => state.cap,
+            (0x10, 8) => state.ecap,
+            (0x1c, 4) => state.gsts.into(),
+            (0x34, 4) => state.fsts.into(),
+            (0x64, 4) => state.pmen.into(),
+            (0x80, 8) => state.iqh,
+            (0x88, 8) => state.iqt,
+            (0xb0, 8) => state.iqercd,
+            (_, 8) => match state.fault_record(offset) {
+                Some((index, half @ (0 | 8))) => state.records[index][half / 8],
+                _ => panic!("read of {offset:#x}"),
+            },
+            _ => panic!("read of {width} bytes at {offset:#x}"),
+        }
+    }
+
+    fn write(&self, offset: usize, width: usize, value: u64) {
+        let mut state = self.state.lock().unwrap();
+        match (offset, width) {
+            (0x18, 4) => state.global_command(value as u32),
+            (0x20, 8) => state.rtaddr = value,
+            (0x34, 4) => state.fsts &= !(value as u32),
+            (0x38, 4) => state.fectl = value as u32,
+            (0x64, 4) => state.pmen = value as u32 & 1 << 31 | (value >> 31) as u32,
+            (0x88, 8) => {
+                state.iqt = value;
+                state.run_queue(&self.memory);
+            }
+            (0x90, 8) => {
+                assert_eq!(state.gsts & QIE, 0, "IQA changes under the queue");
+                state.iqa = value;
+            }
+            (_, 4) => match state.fault_record(offset) {
+                Some((index, 12)) => {
+                    state.records[index][1] &= !(value << 32 & 1 << 63);
+                    let pending = state.records.iter().any(|record| record[1] >> 63 != 0);
+                    if !pending {
+                        state.fsts &= !PPF;
+                    }
+                }
+                _ => panic!("write of {offset:#x}"),
+            },
+            _ => panic!("write of {width} bytes at {offset:#x}"),
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The driver against a small fake of the hardware that knows the registers' write rules and
+//! decodes the queue and the tables by its own reading of the specification.
+
+extern crate alloc;
+
+mod attach;
+mod bring_up;
+mod devices;
+mod fake;
+mod faults;
+mod order;
+mod rig;
+mod submit;
