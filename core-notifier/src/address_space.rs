@@ -73,6 +73,7 @@ impl AddressSpace {
     ///
     /// For who wants to skip work that only notifying needs. May be out of date at once unless the
     /// caller excludes registration.
+    #[inline]
     pub fn has_notifiers(&self) -> bool {
         self.subscriptions.has_listed()
     }
@@ -251,6 +252,7 @@ impl AddressSpace {
     /// Announces that translations in `range` are about to change. The caller calls
     /// [`invalidate_range_end`](AddressSpace::invalidate_range_end) with the same range when they
     /// have. May sleep as the notifiers do. An empty range is ignored, here and there.
+    #[inline]
     pub fn invalidate_range_start(&self, range: Range) {
         if !range.is_empty() {
             self.for_each(|notifier| notifier.invalidate_range_start(range));
@@ -262,6 +264,7 @@ impl AddressSpace {
     /// For each notifier this is [`Notifier::invalidate_range`] and then
     /// [`Notifier::invalidate_range_end`], as in 2017: a caller that does not notify under the
     /// page-table lock still gets its devices' TLBs flushed, at the latest here.
+    #[inline]
     pub fn invalidate_range_end(&self, range: Range) {
         if !range.is_empty() {
             self.for_each(|notifier| {
@@ -285,7 +288,16 @@ impl AddressSpace {
         }
     }
 
+    /// Inlined up to the question whether there is anybody, which is all that most calls cost.
+    #[inline]
     fn for_each(&self, visit: impl Fn(&dyn Notifier)) {
+        if self.has_notifiers() {
+            self.walk(visit);
+        }
+    }
+
+    #[inline(never)]
+    fn walk(&self, visit: impl Fn(&dyn Notifier)) {
         if let Some(list) = self.subscriptions.read() {
             list.iter().for_each(visit);
         }

@@ -104,6 +104,7 @@ impl Subscriptions {
     }
 
     /// Whether anybody is in the list, as far as one relaxed load can tell.
+    #[inline]
     pub(crate) fn has_listed(&self) -> bool {
         self.list.is_some()
     }

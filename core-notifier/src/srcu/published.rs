@@ -39,6 +39,7 @@ impl<T: Send + Sync> Published<T> {
     }
 
     /// Whether anything is published: one relaxed load.
+    #[inline]
     pub fn is_some(&self) -> bool {
         !self.pointer.load(Ordering::Relaxed).is_null()
     }
