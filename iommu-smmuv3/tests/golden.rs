@@ -1,7 +1,10 @@
 //! Encodings against values that were made without this crate; each file names its source.
 
+extern crate alloc;
+
 mod fake;
 
+use alloc::collections::BTreeMap;
 use fake::{FULL, Identity, Machine, QEMU};
 use iommu_core::Range;
 use iommu_core::ids::{DeviceId, Pasid, Tag};
@@ -12,7 +15,6 @@ use iommu_smmuv3::spec::commands::{self, Command};
 use iommu_smmuv3::spec::tables::{
     Cacheability, ContextDescriptor, PhysicalSize, StreamEntry, blocked, level_1_descriptor,
 };
-use std::collections::BTreeMap;
 
 const FIELDS: &str = include_str!("golden/linux-fields.txt");
 const RANGES: &str = include_str!("golden/linux-range-commands.txt");

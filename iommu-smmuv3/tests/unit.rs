@@ -518,6 +518,6 @@ fn tags_are_asids_and_never_zero() {
         idr0: QEMU.idr0 & !(1 << 12),
         ..QEMU
     });
-    let mut tags: Vec<_> = std::iter::from_fn(|| narrow.allocate_tag().ok()).collect();
+    let mut tags: Vec<_> = core::iter::from_fn(|| narrow.allocate_tag().ok()).collect();
     assert_eq!((tags.len(), tags.pop()), (255, Some(Tag(255))));
 }

@@ -1,11 +1,14 @@
 //! Memory that remembers what an SMMU that does not snoop could see after each step.
 
+extern crate alloc;
+
 use super::Smmu;
+use alloc::sync::Arc;
 use iommu_core::error::OutOfMemory;
 use iommu_core::ids::PhysicalAddress;
 use iommu_core::platform::{DmaBlock, DmaMemory, Parts, Platform};
 use iommu_core::testing::{FakeMmio, HeapMemory, Recorder, SteppingClock};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 /// A part of memory was made visible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +34,7 @@ impl ObservedMemory {
 
     /// What was published within the entry at `address`, in order, since the last call.
     pub fn take(&self, address: u64) -> Vec<[u64; 8]> {
-        let all = std::mem::take(&mut *self.published.lock().unwrap());
+        let all = core::mem::take(&mut *self.published.lock().unwrap());
         all.into_iter()
             .filter(|step| step.entry == address)
             .map(|step| step.words)
@@ -58,7 +61,7 @@ unsafe impl DmaMemory for ObservedMemory {
         }
         let entry = (block.physical.0 + offset as u64) & !63;
         let words =
-            std::array::from_fn(|word| self.heap.load(PhysicalAddress(entry + word as u64 * 8)));
+            core::array::from_fn(|word| self.heap.load(PhysicalAddress(entry + word as u64 * 8)));
         self.published
             .lock()
             .unwrap()

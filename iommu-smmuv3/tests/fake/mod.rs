@@ -2,12 +2,15 @@
 //! memory with its own decoding. It panics on whatever the specification does not allow.
 #![allow(dead_code, reason = "each test binary uses another part")]
 
+extern crate alloc;
+
 pub mod memory;
 
+use alloc::sync::Arc;
 use iommu_core::ids::PhysicalAddress;
 use iommu_core::platform::Parts;
 use iommu_core::testing::{FakeMmio, FakePlatform, FakeRegisters, HeapMemory, Recorder};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 /// QEMU 11.1.3, `-M virt,iommu=smmuv3`: stage 1 and 2, 16-bit StreamIDs, RIL, no PASID, ATS or MSI.
 pub const QEMU: Identity = Identity {
@@ -171,7 +174,7 @@ impl Machine {
 
     /// The eight words of an entry.
     pub fn words(&self, address: u64) -> [u64; 8] {
-        std::array::from_fn(|word| self.memory.load(PhysicalAddress(address + word as u64 * 8)))
+        core::array::from_fn(|word| self.memory.load(PhysicalAddress(address + word as u64 * 8)))
     }
 
     /// Records an event as the hardware does.
