@@ -106,17 +106,17 @@ impl Stage {
         }
     }
 
-    /// The faults that the IOMMU recorded since the last look; the last one is returned.
-    fn last_fault(&self) -> Option<Fault> {
-        let mut last = None;
+    /// The first of the faults that the IOMMU recorded since the last look.
+    fn first_fault(&self) -> Option<Fault> {
+        let mut first = None;
         let summary = self.iommu.take_faults(&mut |fault| {
             println!("fault: {fault}");
-            last = Some(fault);
+            first.get_or_insert(fault);
         });
         if summary.lost {
             println!("the IOMMU lost further faults");
         }
-        last
+        first
     }
 }
 

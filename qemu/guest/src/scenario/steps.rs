@@ -143,7 +143,7 @@ fn share(
         "second-device",
         "the test device wrote by the same virtual addresses",
     );
-    match stage.last_fault() {
+    match stage.first_fault() {
         None => Ok(()),
         Some(_) => Err(stage.unexpected("faults while sharing", 0, 1)),
     }
@@ -161,7 +161,7 @@ fn protect(stage: &Stage, process: &mut Process, page: u64) -> Result<(), Scenar
         stage.expect("the word that a stale write leaves", FIRST, word)?;
         stage.told(
             cost,
-            "protect",
+            "stale-protect",
             "CONTROL: write-protected without invalidation: the stale write went through",
         );
         return Ok(());
@@ -176,7 +176,10 @@ fn protect(stage: &Stage, process: &mut Process, page: u64) -> Result<(), Scenar
     stage.expect(
         "a fault for want of permission",
         1,
-        u64::from(fault.reason == Reason::Permission),
+        u64::from(matches!(
+            fault.reason,
+            Reason::Permission | Reason::PageFault
+        )),
     )?;
     stage.one_doorbell_one_wait(cost)?;
     stage.told(
@@ -202,7 +205,7 @@ fn unmap(stage: &Stage, process: &mut Process, page: u64) -> Result<(), Scenario
         stage.expect("poison after a stale write", 0, u64::from(untouched))?;
         stage.told(
             cost,
-            "unmap",
+            "stale-unmap",
             "CONTROL: unmapped without invalidation: the stale write reached the freed frame",
         );
         return Ok(());
@@ -221,13 +224,16 @@ fn unmap(stage: &Stage, process: &mut Process, page: u64) -> Result<(), Scenario
     stage.expect(
         "a fault for want of a translation",
         1,
-        u64::from(fault.reason == Reason::NotPresent),
+        u64::from(matches!(
+            fault.reason,
+            Reason::NotPresent | Reason::PageFault
+        )),
     )?;
     stage.one_doorbell_one_wait(cost)?;
     if let Some(walk) = &stage.walk {
         let gone = walk(stage.edu_id, process.shared().pasid(), page);
         stage.expect("a translation of the PASID", 0, gone.unwrap_or(0))?;
-        stage.last_fault();
+        stage.first_fault();
     }
     stage.told(
         cost,
@@ -306,7 +312,7 @@ fn exit(
         .shared()
         .bind(&stage.iommu, stage.edu_id, Requests::Tagged);
     stage.wrong("bind after exit", late)?;
-    let told = if stage.last_fault().is_some() {
+    let told = if stage.first_fault().is_some() {
         "with a fault"
     } else {
         "quietly"
@@ -373,7 +379,7 @@ impl Stage {
         page: u64,
         access: Access,
     ) -> Result<Fault, ScenarioError> {
-        let fault = self.last_fault().ok_or(ScenarioError::NoFault { what })?;
+        let fault = self.first_fault().ok_or(ScenarioError::NoFault { what })?;
         self.expect("the fault's device", device.0.into(), fault.device.0.into())?;
         // A record of a missing or malformed entry may name neither address nor access.
         if let Some(address) = fault.address {
