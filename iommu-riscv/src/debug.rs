@@ -131,25 +131,14 @@ mod tests {
     /// The examples of table "Example of encoding of super page size in PPN".
     #[test]
     fn a_superpage_keeps_the_offset_of_its_size() {
-        let response = |ppn: u64| ppn << 10 | 1 << 9;
-        let address = 0x1234_5678_9abc;
-        let found = |ppn| answer(response(ppn), address).map(|PhysicalAddress(found)| found);
-        assert_eq!(
-            found(0xabc_d007),
-            Ok(0xabcd_0000_0000 >> 8 & !0xffff | 0x9abc)
-        );
-        assert_eq!(
-            found(0xabc_d0ff),
-            Ok(0xabcd_0000 * 0x10 & !0x1f_ffff | 0x18_9abc)
-        );
-        assert_eq!(
-            found(0xabc_d1ff),
-            Ok(0xabcd_0000 * 0x10 & !0x3f_ffff | 0x38_9abc)
-        );
-        assert_eq!(
-            answer(0xabc_d007 << 10, address),
-            Ok(PhysicalAddress(0xabc_d007_abc))
-        );
+        let ask = |ppn: u64, superpage: u64| {
+            let found = answer(ppn << 10 | superpage << 9, 0x1234_5678_9abc);
+            found.map(|PhysicalAddress(found)| found)
+        };
+        assert_eq!(ask(0x0abc_d007, 1), Ok(0xab_cd00_9abc));
+        assert_eq!(ask(0x0abc_d0ff, 1), Ok(0xab_cd18_9abc));
+        assert_eq!(ask(0x0abc_d1ff, 1), Ok(0xab_cd38_9abc));
+        assert_eq!(ask(0x0abc_d007, 0), Ok(0xab_cd00_7abc));
     }
 
     #[test]

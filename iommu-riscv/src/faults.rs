@@ -91,7 +91,7 @@ impl<P: Platform> FaultQueue<P> {
 /// A record in neutral terms.
 ///
 /// A page fault does not say whether the translation is missing or does not permit the access; both
-/// are [`Reason::NotPresent`].
+/// are [`Reason::PageFault`].
 pub fn decode(record: FaultRecord) -> Fault {
     let pasid = if record.has_process_id() {
         Pasid::new(record.process_id()).unwrap_or(Pasid::UNTAGGED)
@@ -147,7 +147,7 @@ const fn reason(cause: Cause) -> Reason {
         | Cause::WRITE_PAGE_FAULT
         | Cause::INSTRUCTION_GUEST_PAGE_FAULT
         | Cause::READ_GUEST_PAGE_FAULT
-        | Cause::WRITE_GUEST_PAGE_FAULT => Reason::NotPresent,
+        | Cause::WRITE_GUEST_PAGE_FAULT => Reason::PageFault,
         Cause::ALL_INBOUND_TRANSACTIONS_DISALLOWED | Cause::DDT_ENTRY_NOT_VALID => {
             Reason::DeviceNotConfigured
         }
