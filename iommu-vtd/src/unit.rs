@@ -168,7 +168,7 @@ impl<P: Platform> Unit<P> {
         if attached.blocked {
             return Ok(());
         }
-        pasids.revoke(pasid)?;
+        pasids.revoke(pasid);
         let device_tlb = tables
             .config(source_id)
             .is_some_and(|config| config.device_tlb);

@@ -8,6 +8,7 @@ mod pasid;
 
 use crate::spec::tables::{CONTEXT_WORDS, ContextEntry, PRESENT, ROOT_WORDS, root_half};
 use alloc::collections::BTreeMap;
+use alloc::collections::btree_map::Entry;
 use alloc::sync::Arc;
 use iommu_core::error::{AttachError, OutOfMemory};
 use iommu_core::ids::{DeviceId, PhysicalAddress};
@@ -25,7 +26,8 @@ pub(crate) struct Tables<P: Platform> {
     parts: Arc<Parts<P>>,
     coherency: WalkerCoherency,
     root: DmaBuffer<P>,
-    /// By the upper bits of the source-id. They stay once they are made.
+    /// By the upper bits of the source-id, which are the word of the root table. They stay once they
+    /// are made.
     contexts: BTreeMap<u16, DmaBuffer<P>>,
     devices: BTreeMap<u16, Device<P>>,
 }
@@ -71,8 +73,8 @@ impl<P: Platform> Tables<P> {
             pasid_enable: config.pasid_bits > 0,
             device_tlb_enable: config.device_tlb,
         };
-        let (context, first) = self.context(source_id)?;
-        store_present(context, first, entry.words());
+        let (upper, first) = locate(source_id);
+        store_present(self.context_table(upper)?, first, entry.words());
         self.devices.insert(source_id, Device { config, pasids });
         Ok(())
     }
@@ -85,15 +87,18 @@ impl<P: Platform> Tables<P> {
             return Err(AttachError::PasidInUse(id, pasid));
         }
         let config = device.config;
-        let (context, first) = self.context(source_id)?;
-        store_word(context, first, context.load(first) & !PRESENT);
+        let (upper, first) = locate(source_id);
+        if let Some(context) = self.contexts.get(&upper) {
+            store_word(context, first, context.load(first) & !PRESENT);
+        }
         Ok(config)
     }
 
     /// Clears the rest of a revoked entry and frees the PASID structure, which the hardware has
     /// forgotten.
     pub(crate) fn remove(&mut self, source_id: u16) {
-        if let Ok((context, first)) = self.context(source_id) {
+        let (upper, first) = locate(source_id);
+        if let Some(context) = self.contexts.get(&upper) {
             store_zero::<CONTEXT_WORDS, P>(context, first);
         }
         self.devices.remove(&source_id);
@@ -110,21 +115,23 @@ impl<P: Platform> Tables<P> {
             .ok_or(AttachError::UnknownDevice(DeviceId(source_id.into())))
     }
 
-    /// The context table of a device, made if it is not there, and where in it the device's entry
-    /// begins.
-    fn context(&mut self, source_id: u16) -> Result<(&DmaBuffer<P>, usize), OutOfMemory> {
-        let upper = source_id >> CONTEXT_TABLE_BITS;
-        let first = usize::from(source_id & ((1 << CONTEXT_TABLE_BITS) - 1)) * CONTEXT_WORDS;
-        let table = match self.contexts.entry(upper) {
-            alloc::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-            alloc::collections::btree_map::Entry::Vacant(entry) => {
+    /// The context table for one half of a bus, made if it is not there.
+    fn context_table(&mut self, upper: u16) -> Result<&DmaBuffer<P>, OutOfMemory> {
+        match self.contexts.entry(upper) {
+            Entry::Occupied(table) => Ok(table.into_mut()),
+            Entry::Vacant(place) => {
                 let table = DmaBuffer::new(&self.parts, TABLE_BYTES, TABLE_BYTES, self.coherency)?;
                 store_word(&self.root, upper.into(), root_half(table.physical()));
-                entry.insert(table)
+                Ok(place.insert(table))
             }
-        };
-        Ok((table, first))
+        }
     }
+}
+
+/// Which context table the entry of a device is in, and at which word it begins there.
+fn locate(source_id: u16) -> (u16, usize) {
+    let index = usize::from(source_id & ((1 << CONTEXT_TABLE_BITS) - 1));
+    (source_id >> CONTEXT_TABLE_BITS, index * CONTEXT_WORDS)
 }
 
 /// Writes an entry that was not present: word 0 last.

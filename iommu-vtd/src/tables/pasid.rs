@@ -6,6 +6,7 @@ use crate::spec::tables::{
     PRESENT, directory_entry, directory_size,
 };
 use alloc::collections::BTreeMap;
+use alloc::collections::btree_map::Entry;
 use alloc::sync::Arc;
 use iommu_core::error::{AttachError, OutOfMemory};
 use iommu_core::ids::{DeviceId, Pasid, PhysicalAddress, Tag};
@@ -86,8 +87,8 @@ impl<P: Platform> PasidTables<P> {
         if self.attached.contains_key(&pasid) {
             return Err(AttachError::PasidInUse(device, pasid));
         }
-        let (table, first) = self.entry(pasid)?;
-        store_present(table, first, entry.words());
+        let (index, first) = locate(pasid);
+        store_present(self.table(index)?, first, entry.words());
         let blocked = false;
         self.attached.insert(pasid, Attached { tag, blocked });
         Ok(())
@@ -95,11 +96,12 @@ impl<P: Platform> PasidTables<P> {
 
     /// Takes the present bit off the entry of `pasid` and silences its faults. The rest stays for
     /// requests that are under way.
-    pub(crate) fn revoke(&mut self, pasid: Pasid) -> Result<(), OutOfMemory> {
-        let (table, first) = self.entry(pasid)?;
-        let word = table.load(first) & !PRESENT | FAULT_PROCESSING_DISABLE;
-        store_word(table, first, word);
-        Ok(())
+    pub(crate) fn revoke(&mut self, pasid: Pasid) {
+        let (index, first) = locate(pasid);
+        if let Some(table) = self.tables.get(&index) {
+            let word = table.load(first) & !PRESENT | FAULT_PROCESSING_DISABLE;
+            store_word(table, first, word);
+        }
     }
 
     /// Notes that the hardware has forgotten the entry of `pasid`.
@@ -111,24 +113,31 @@ impl<P: Platform> PasidTables<P> {
 
     /// Clears a revoked entry that the hardware has forgotten.
     pub(crate) fn remove(&mut self, pasid: Pasid) {
-        if let Ok((table, first)) = self.entry(pasid) {
+        let (index, first) = locate(pasid);
+        if let Some(table) = self.tables.get(&index) {
             store_zero::<PASID_WORDS, P>(table, first);
         }
         self.attached.remove(&pasid);
     }
 
-    /// The table of `pasid`, made if it is not there, and where in it the entry begins.
-    fn entry(&mut self, pasid: Pasid) -> Result<(&DmaBuffer<P>, usize), OutOfMemory> {
-        let index = (pasid.get() >> PASID_TABLE_BITS) as usize;
-        let first = pasid.get() as usize % PASID_TABLE_ENTRIES * PASID_WORDS;
-        let table = match self.tables.entry(index) {
-            alloc::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-            alloc::collections::btree_map::Entry::Vacant(entry) => {
+    /// The PASID table that the directory has at `index`, made if it is not there.
+    fn table(&mut self, index: usize) -> Result<&DmaBuffer<P>, OutOfMemory> {
+        match self.tables.entry(index) {
+            Entry::Occupied(table) => Ok(table.into_mut()),
+            Entry::Vacant(place) => {
                 let table = DmaBuffer::new(&self.parts, TABLE_BYTES, TABLE_BYTES, self.coherency)?;
                 store_word(&self.directory, index, directory_entry(table.physical()));
-                entry.insert(table)
+                Ok(place.insert(table))
             }
-        };
-        Ok((table, first))
+        }
     }
+}
+
+/// Where in the directory the table of `pasid` is, and at which word its entry begins there.
+fn locate(pasid: Pasid) -> (usize, usize) {
+    let pasid = pasid.get() as usize;
+    (
+        pasid >> PASID_TABLE_BITS,
+        pasid % PASID_TABLE_ENTRIES * PASID_WORDS,
+    )
 }
