@@ -141,6 +141,19 @@ fn a_pasid_that_the_hardware_did_not_forget_stays_attached() {
 }
 
 #[test]
+fn a_pasid_that_could_not_be_attached_is_not_present() {
+    let rig = Rig::new(QEMU_CAP | CM, COHERENT_ECAP);
+    rig.unit.enable_device(DEVICE, WITHOUT_TLB).unwrap();
+    rig.hardware(|state| state.silent = true);
+    assert!(matches!(
+        rig.unit.attach(DEVICE, pasid(9), TAG, &TABLE),
+        Err(AttachError::Queue(_))
+    ));
+    let entry = rig.pasid_entry(DEVICE, pasid(9)).unwrap();
+    assert_eq!(rig.bench.load(entry), 0x4a, "not present, not cleared");
+}
+
+#[test]
 fn the_throttle_names_the_physical_function() {
     // DIT: PFSID[3:0] at 12, PFSID[15:4] at 52; here 0x20 is 0 and 2.
     let rig = Rig::new(QEMU_CAP, COHERENT_ECAP | 1 << 41).attached(WITH_TLB, pasid(9));

@@ -66,6 +66,14 @@ fn what_firmware_left_on_goes_off_first() {
 }
 
 #[test]
+fn errors_of_a_queue_that_is_off_are_acknowledged() {
+    let bench = Bench::new(QEMU_CAP, COHERENT_ECAP);
+    bench.hardware.with(|state| state.fsts = ITE | IQE);
+    let _unit = bench.probe().unwrap();
+    assert_eq!(bench.hardware.with(|state| state.fsts), 0);
+}
+
+#[test]
 fn the_protected_regions_stay_alone_without_the_capability() {
     let bench = Bench::new(QEMU_CAP, COHERENT_ECAP);
     bench.hardware.with(|state| state.pmen = 1 << 31 | 1);
@@ -195,6 +203,17 @@ fn queue_errors_say_what_happened() {
         fails(|state| state.silent = true),
         AttachError::Queue(QueueError::Timeout(_))
     ));
+}
+
+#[test]
+fn a_queue_that_a_device_has_stopped_still_goes_off() {
+    let rig = Rig::plain().attached(WITHOUT_TLB, pasid(9));
+    rig.hardware(|state| state.fsts = ITE);
+    rig.unit.block(DEVICE, pasid(9)).unwrap_err();
+    assert_eq!(rig.unit.disable(), Ok(()));
+    rig.bench
+        .hardware
+        .with(|state| assert_eq!(state.gsts & (TE | QIE), 0));
 }
 
 #[test]

@@ -157,6 +157,24 @@ fn a_device_that_the_hardware_may_still_look_at_is_kept() {
 }
 
 #[test]
+fn a_device_that_could_not_be_enabled_is_not_present_and_its_memory_is_kept() {
+    let rig = Rig::new(QEMU_CAP | CM, COHERENT_ECAP);
+    let blocks = rig.bench.heap.live_blocks();
+    rig.hardware(|state| state.silent = true);
+    assert!(matches!(
+        rig.unit.enable_device(DEVICE, WITH_TLB),
+        Err(AttachError::Queue(_))
+    ));
+    let [low, ..] = rig.words::<4>(rig.context_entry(DEVICE).unwrap());
+    assert_eq!(low & 1, 0);
+    let context_table_and_directory = 2;
+    assert_eq!(
+        rig.bench.heap.live_blocks(),
+        blocks + context_table_and_directory
+    );
+}
+
+#[test]
 fn a_stuck_write_buffer_is_a_time_out() {
     let rig = Rig::new(QEMU_CAP | RWBF, COHERENT_ECAP);
     rig.hardware(|state| state.stuck = WBF);

@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use iommu_core::ids::PhysicalAddress;
 use iommu_core::testing::{FakeRegisters, HeapMemory};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub const TE: u32 = 1 << 31;
 pub const SRTP: u32 = 1 << 30;
@@ -50,7 +50,7 @@ pub struct State {
 
 pub struct Vtd {
     memory: Arc<HeapMemory>,
-    pub state: Mutex<State>,
+    state: Mutex<State>,
 }
 
 impl Vtd {
@@ -69,8 +69,13 @@ impl Vtd {
         }
     }
 
+    /// A failed assertion elsewhere leaves the registers as they are.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub fn with<R>(&self, look: impl FnOnce(&mut State) -> R) -> R {
-        look(&mut self.state.lock().unwrap())
+        look(&mut self.lock())
     }
 }
 
@@ -181,7 +186,7 @@ fn is_legal(words: [u64; 4]) -> bool {
 
 impl FakeRegisters for Vtd {
     fn read(&self, offset: usize, width: usize) -> u64 {
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.lock();
         match (offset, width) {
             (0x08, 8) => state.cap,
             (0x10, 8) => state.ecap,
@@ -200,11 +205,17 @@ impl FakeRegisters for Vtd {
     }
 
     fn write(&self, offset: usize, width: usize, value: u64) {
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.lock();
         match (offset, width) {
             (0x18, 4) => state.global_command(value as u32),
             (0x20, 8) => state.rtaddr = value,
-            (0x34, 4) => state.fsts &= !(value as u32),
+            (0x34, 4) => {
+                state.fsts &= !(value as u32);
+                // A time-out stops the queue only until it is acknowledged.
+                if value as u32 & ITE != 0 && state.gsts & QIE != 0 {
+                    state.run_queue(&self.memory);
+                }
+            }
             (0x38, 4) => state.fectl = value as u32,
             (0x64, 4) => state.pmen = value as u32 & 1 << 31 | (value >> 31) as u32,
             (0x88, 8) => {
