@@ -12,6 +12,7 @@ extern crate alloc;
 pub mod caps;
 mod control;
 pub mod faults;
+pub mod firmware;
 pub mod invalidate;
 pub mod queue;
 pub mod spec;
