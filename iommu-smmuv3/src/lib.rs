@@ -1,7 +1,31 @@
-//! Arm SMMUv3: lets devices walk the CPU's page tables, by stage 1 translation.
+//! Arm SMMUv3 for shared virtual addressing: stage 1 translation through context descriptors whose
+//! TTB0 is the CPU's own page table.
 //!
-//! [`Unit`] brings one SMMU up and implements [`iommu_core::iommu::Iommu`]; an address space is
-//! shared with a device by a context descriptor whose TTB0 is the CPU's own table.
+//! [`firmware`] finds the SMMUs in the ACPI IORT, [`Unit::probe`] brings one up, and from then on it
+//! is an [`Iommu`](iommu_core::iommu::Iommu):
+//!
+//! ```no_run
+//! use iommu_core::error::ProbeError;
+//! use iommu_core::ids::DeviceId;
+//! use iommu_core::iommu::{DeviceConfig, Iommu};
+//! use iommu_core::platform::{Parts, Platform};
+//! use iommu_smmuv3::Unit;
+//!
+//! fn bring_up<P: Platform>(parts: Parts<P>) -> Result<Unit<P>, ProbeError> {
+//!     let unit = Unit::probe(parts)?;
+//!     let config = DeviceConfig { pasid_bits: 20, device_tlb: unit.features().device_tlb };
+//!     if let Err(error) = unit.enable_device(DeviceId::from_bdf(0, 4, 0), config) {
+//!         // The device stays blocked.
+//!         drop(error);
+//!     }
+//!     Ok(unit)
+//! }
+//! ```
+//!
+//! One way through the crate: [`Unit`] changes `tables`, asks [`invalidate`] what the hardware must
+//! forget, and posts that to [`queue`]. [`spec`] holds the encodings, [`caps`] what each capability
+//! obliges to, [`faults`] what an event means, and `control` the handshakes that turn parts on and
+//! off.
 //!
 //! Section numbers are those of the Arm SMMU architecture specification, SMMUv3 (IHI 0070).
 #![no_std]

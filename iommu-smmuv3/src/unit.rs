@@ -80,8 +80,7 @@ impl<P: Platform> Unit<P> {
         &self.capabilities
     }
 
-    /// The order of 6.3.9 and of facts known from Linux: registers, command queue, caches, event
-    /// queue, translation.
+    /// Turns a stopped SMMU on: registers, command queue, caches, event queue, translation.
     fn start(&self) -> Result<(), ProbeError> {
         let mmio = &self.parts.mmio;
         let steps = Steps::new(&self.capabilities);
