@@ -85,7 +85,7 @@ impl Capabilities {
         Ok(())
     }
 
-    /// The same in neutral terms.
+    /// The same in neutral terms. The sync within a list is a wait descriptor with FN (6.5.2.8).
     pub fn features(&self) -> Features {
         Features {
             pasid_bits: self.pasid_bits(),

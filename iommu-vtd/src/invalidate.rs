@@ -123,18 +123,19 @@ fn iotlb_range(
 ) {
     let domain_id = domain_id(tag);
     let largest = capabilities.page_selective_order();
-    let fits = |block: Block| largest.is_some_and(|largest| block.order <= largest);
-    let Some(mut blocks) = cover::blocks(invalidation.range) else {
+    let is_page_selective =
+        |block: Block| block != Block::ALL && largest.is_some_and(|largest| block.order <= largest);
+    let Some(blocks) = cover::blocks(invalidation.range) else {
         return;
     };
-    if !blocks.clone().all(fits) {
+    if !blocks.clone().all(is_page_selective) {
         return emit(Item::Command(commands::pasid_iotlb_all(domain_id, pasid)));
     }
     let leaf_only = invalidation.levels == Levels::LeafOnly;
-    blocks.by_ref().for_each(|Block { address, order }| {
+    for Block { address, order } in blocks {
         let command = commands::pasid_iotlb_page(domain_id, pasid, address, order, leaf_only);
         emit(Item::Command(command));
-    });
+    }
 }
 
 fn device_tlb_block(

@@ -104,18 +104,22 @@ impl<P: Platform> Unit<P> {
         turn_off(&self.parts, &self.global)
     }
 
+    /// Turns the queue on, then translation over the empty root table.
     fn turn_on(&self) -> Result<(), ProbeError> {
-        let root = self.memory.tables.lock().root();
-        let ignore = &mut |_| ();
-        faults::take(&self.parts.mmio, &self.capabilities, &self.records, ignore);
-        self.parts.mmio.write32(FSTS, fault_status_clear::ALL);
+        let mmio = &self.parts.mmio;
+        let forget = &mut |_| ();
+        faults::take(mmio, &self.capabilities, &self.records, forget);
+        mmio.write32(FSTS, fault_status_clear::ALL);
         queue::enable(&self.parts, &self.global, &self.memory.queue)?;
-        self.parts.mmio.write64(RTADDR, root_table_address(root.0));
+
+        let root = self.memory.tables.lock().root();
+        mmio.write64(RTADDR, root_table_address(root.0));
         self.flush_write_buffer()?;
         self.global.set_root_table()?;
         if !self.capabilities.root_table_invalidates() {
             self.run(|emit| invalidate::everything(&self.capabilities, emit))?;
         }
+
         self.global
             .enable(Global::TRANSLATION, "turning on translation")?;
         self.open_protected_memory()?;

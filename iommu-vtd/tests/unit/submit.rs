@@ -151,6 +151,19 @@ fn blocks_beyond_mamv_are_pasid_wide_in_the_iotlb() {
 }
 
 #[test]
+fn everything_is_pasid_wide_however_large_a_block_may_be() {
+    let rig = Rig::new(QEMU_CAP | 63 << 48, COHERENT_ECAP);
+    assert_eq!(
+        posts(&rig, &[iotlb()], 0, u64::MAX, Levels::All),
+        list(&[ALL])
+    );
+    assert_eq!(
+        posts(&rig, &[iotlb()], 0, 1 << 47, Levels::All),
+        list(&[(PAGES, 35)])
+    );
+}
+
+#[test]
 fn without_page_selection_everything_is_pasid_wide_in_the_iotlb() {
     let rig = Rig::new(QEMU_CAP & !(1 << 39), COHERENT_ECAP);
     assert_eq!(
