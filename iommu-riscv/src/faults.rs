@@ -73,13 +73,14 @@ impl<P: Platform> FaultQueue<P> {
         FaultRecord(core::array::from_fn(|word| self.records.load(first + word)))
     }
 
-    /// Whether records were lost since the last call.
+    /// Whether records were lost since the last call. While the register is busy with the last
+    /// clearing it must not be written; the next call will see to it.
     fn clear_errors(&self) -> bool {
         let errors = EventQueueStatus::QMF.union(EventQueueStatus::QOF);
         let mmio = &self.parts.mmio;
         let status = EventQueueStatus::from_bits_retain(mmio.read32(registers::FQCSR));
         let found = status.intersection(errors);
-        if found.is_empty() {
+        if found.is_empty() || status.contains(EventQueueStatus::BUSY) {
             return false;
         }
         let value = EventQueueStatus::QEN.union(found);

@@ -1,5 +1,8 @@
 //! Encodings against values that others computed: see `golden/README.md`.
 
+extern crate alloc;
+
+use alloc::collections::BTreeMap;
 use iommu_core::cover::Block;
 use iommu_core::fault::{Access, Fault, Reason};
 use iommu_core::ids::{DeviceId, Pasid, PhysicalAddress, Tag};
@@ -15,7 +18,6 @@ use iommu_riscv::spec::tables::{
     DeviceContext, DeviceContextFormat, FirstStageMode, ProcessAttributes, ProcessContext,
     ProcessDirectoryMode, TranslationControl, non_leaf,
 };
-use std::collections::BTreeMap;
 
 const TAG: Tag = Tag(0xabcde);
 const DEVICE: DeviceId = DeviceId(0x00ed_cba9);
