@@ -12,7 +12,7 @@ use iommu_smmuv3::Unit;
 fn registers_after_probe() {
     let machine = Machine::new(QEMU);
     let _unit = Unit::probe(machine.parts()).unwrap();
-    let state = machine.smmu.state.lock().unwrap();
+    let state = machine.smmu.state();
     assert_eq!(
         state.cr0_history,
         [0, 0x8, 0xc, 0xd],
@@ -36,7 +36,7 @@ fn registers_after_probe() {
 fn obligations_of_the_capabilities() {
     let machine = Machine::new(FULL);
     let unit = Unit::probe(machine.parts()).unwrap();
-    let state = machine.smmu.state.lock().unwrap();
+    let state = machine.smmu.state();
     assert_eq!(
         state.cr0_history,
         [0, 0x18, 0x1c, 0x1d],
@@ -54,7 +54,7 @@ fn obligations_of_the_capabilities() {
     });
     let _unit = Unit::probe(past_caches.parts()).unwrap();
     assert_eq!(
-        past_caches.smmu.state.lock().unwrap().cr1,
+        past_caches.smmu.state().cr1,
         0x820,
         "non-cacheable, outer shareable"
     );
@@ -65,7 +65,7 @@ fn a_linear_table_where_two_levels_are_impossible_or_not_worth_it() {
     let table = |identity| {
         let machine = Machine::new(identity);
         let _unit = Unit::probe(machine.parts()).unwrap();
-        machine.smmu.state.lock().unwrap().strtab_base_cfg
+        machine.smmu.state().strtab_base_cfg
     };
     assert_eq!(
         table(Identity {
@@ -92,7 +92,7 @@ fn a_linear_table_where_two_levels_are_impossible_or_not_worth_it() {
 fn what_firmware_left_on_is_turned_off_first() {
     let machine = Machine::new(QEMU);
     {
-        let mut state = machine.smmu.state.lock().unwrap();
+        let mut state = machine.smmu.state();
         (state.cr0, state.cr0ack) = (0xd, 0xd);
         state.irq_ctrl = 5;
         // A command queue error and an event queue abort nobody acknowledged.
@@ -101,7 +101,7 @@ fn what_firmware_left_on_is_turned_off_first() {
         state.eventq_prod = 3;
     }
     let _unit = Unit::probe(machine.parts()).unwrap();
-    let state = machine.smmu.state.lock().unwrap();
+    let state = machine.smmu.state();
     // The fake panics if SMMUEN is cleared while GBPA lets traffic through.
     assert_eq!(state.cr0_history, [0, 0x8, 0xc, 0xd]);
     assert_eq!(state.gbpa, 0x1000 | ABORT, "other attributes are kept");
@@ -135,7 +135,7 @@ fn each_missing_capability_is_named_and_nothing_is_left_on() {
     for (identity, name, register) in cases {
         let machine = Machine::new(identity);
         {
-            let mut state = machine.smmu.state.lock().unwrap();
+            let mut state = machine.smmu.state();
             (state.cr0, state.cr0ack) = (0xd, 0xd);
         }
         let value = match register {
@@ -175,7 +175,7 @@ fn no_smmu_is_not_written_to() {
         Unit::probe(machine.parts()).unwrap_err(),
         ProbeError::NotPresent
     );
-    let state = machine.smmu.state.lock().unwrap();
+    let state = machine.smmu.state();
     assert!(state.cr0_history.is_empty() && state.gbpa == 0x1000);
 }
 
@@ -184,7 +184,7 @@ fn hardware_that_does_not_answer_is_a_timeout() {
     let probe = |trouble| {
         let machine = Machine::new(QEMU);
         {
-            let mut state = machine.smmu.state.lock().unwrap();
+            let mut state = machine.smmu.state();
             (state.cr0, state.cr0ack) = (0xd, 0xd);
         }
         machine.trouble(trouble);

@@ -133,7 +133,7 @@ fn faults_are_handed_over_once_and_in_order() {
             lost: false
         }
     );
-    assert_eq!(machine.smmu.state.lock().unwrap().eventq_cons, 3);
+    assert_eq!(machine.smmu.state().eventq_cons, 3);
     assert_eq!(take(&unit).0, []);
 }
 
@@ -157,7 +157,7 @@ fn the_queue_wraps_around_and_can_be_full() {
                 lost: false
             }
         );
-        let state = machine.smmu.state.lock().unwrap();
+        let state = machine.smmu.state();
         assert_eq!(state.eventq_cons, state.eventq_prod);
     }
 }
@@ -168,14 +168,11 @@ fn an_overflow_is_told_once_and_acknowledged() {
     machine.record([STREAM | 0x10, 0, 0, 0]);
     for flag in [1 << 31, 0] {
         {
-            let mut state = machine.smmu.state.lock().unwrap();
+            let mut state = machine.smmu.state();
             state.eventq_prod = state.eventq_prod & !(1 << 31) | flag;
         }
         assert!(take(&unit).1.lost);
-        assert_eq!(
-            machine.smmu.state.lock().unwrap().eventq_cons & 1 << 31,
-            flag
-        );
+        assert_eq!(machine.smmu.state().eventq_cons & 1 << 31, flag);
         assert!(!take(&unit).1.lost);
     }
 }
@@ -184,7 +181,7 @@ fn an_overflow_is_told_once_and_acknowledged() {
 fn an_aborted_event_queue_access_is_told_and_acknowledged() {
     let (machine, unit) = probe();
     // QEMU toggles this bit when the queue is full; a command queue error beside it stays active.
-    machine.smmu.state.lock().unwrap().gerror = 0b101;
+    machine.smmu.state().gerror = 0b101;
     assert_eq!(
         take(&unit).1,
         FaultSummary {
@@ -192,7 +189,7 @@ fn an_aborted_event_queue_access_is_told_and_acknowledged() {
             lost: true
         }
     );
-    let state = machine.smmu.state.lock().unwrap();
+    let state = machine.smmu.state();
     assert_eq!(state.gerror ^ state.gerrorn, 0b001);
     drop(state);
     assert!(!take(&unit).1.lost);
@@ -201,11 +198,11 @@ fn an_aborted_event_queue_access_is_told_and_acknowledged() {
 #[test]
 fn a_producer_that_lies_costs_at_most_one_queue() {
     let (machine, unit) = probe();
-    machine.smmu.state.lock().unwrap().eventq_prod = 0xf_ffff;
+    machine.smmu.state().eventq_prod = 0xf_ffff;
     let (faults, summary) = take(&unit);
     assert_eq!((faults.len(), summary.lost), (128, true));
     assert_eq!(
-        machine.smmu.state.lock().unwrap().eventq_cons,
+        machine.smmu.state().eventq_cons,
         0xff,
         "index and wrap flag only"
     );

@@ -75,7 +75,13 @@ fn a_leaf_is_zeroed_before_its_descriptor_leads_to_it() {
     let neighbour = machine.ste(DEVICE.0 + 1).unwrap();
     assert_eq!(machine.words(neighbour), [0; 8]);
     assert!(machine.memory.was_cleaned(PhysicalAddress(neighbour)));
-    assert_eq!(machine.ste(0x208), None);
+    let level_1 = (machine.smmu.state().strtab_base & 0x00ff_ffff_ffff_ffc0) + 8;
+    machine.memory.forget_cleaned();
+    unit.enable_device(DeviceId(0x109), CONFIG).unwrap();
+    assert!(!machine.memory.was_cleaned(PhysicalAddress(level_1)));
+    unit.enable_device(DeviceId(0x208), CONFIG).unwrap();
+    assert!(machine.memory.was_cleaned(PhysicalAddress(level_1 + 8)));
+    assert_eq!(machine.ste(0x308), None);
 }
 
 #[test]

@@ -91,9 +91,9 @@ fn probe_invalidates_the_el2_regime_where_there_is_one() {
 fn a_message_completes_a_sync_without_reading_a_register() {
     let machine = Machine::new(FULL);
     let unit = Unit::probe(machine.parts()).unwrap();
-    machine.smmu.state.lock().unwrap().reads = 0;
+    machine.smmu.state().reads = 0;
     unit.enable_device(DEVICE, PLAIN).unwrap();
-    assert_eq!(machine.smmu.state.lock().unwrap().reads, 0);
+    assert_eq!(machine.smmu.state().reads, 0);
     let commands = machine.recorder.take_commands();
     let message = commands.last().unwrap();
     // CS = IRQ, MSH = inner shareable, MSIAttr = write-back, first lap.
@@ -505,7 +505,7 @@ fn a_detach_that_the_hardware_did_not_complete_keeps_the_pasid() {
         unit.disable_device(DEVICE),
         Err(AttachError::PasidInUse(DEVICE, NINE))
     );
-    assert!(machine.smmu.state.lock().unwrap().cr0 & (SMMUEN | CMDQEN) != 0);
+    assert!(machine.smmu.state().cr0 & (SMMUEN | CMDQEN) != 0);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use alloc::sync::Arc;
 use iommu_core::ids::PhysicalAddress;
 use iommu_core::platform::Parts;
 use iommu_core::testing::{FakeMmio, FakePlatform, FakeRegisters, HeapMemory, Recorder};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// QEMU 11.1.3, `-M virt,iommu=smmuv3`: stage 1 and 2, 16-bit StreamIDs, RIL, no PASID, ATS or MSI.
 pub const QEMU: Identity = Identity {
@@ -79,7 +79,7 @@ pub struct Smmu {
     identity: Identity,
     trouble: Mutex<Trouble>,
     memory: Arc<HeapMemory>,
-    pub state: Mutex<State>,
+    state: Mutex<State>,
 }
 
 pub const SMMUEN: u32 = 1;
@@ -130,13 +130,13 @@ impl Machine {
 
     /// Whether nothing is enabled and traffic is aborted.
     pub fn is_off(&self) -> bool {
-        let state = self.smmu.state.lock().unwrap();
+        let state = self.smmu.state();
         state.cr0 == 0 && state.irq_ctrl == 0 && state.gbpa & ABORT != 0
     }
 
     /// The address of the stream table entry of `stream`, by a walk of the fake's own.
     pub fn ste(&self, stream: u32) -> Option<u64> {
-        let state = self.smmu.state.lock().unwrap();
+        let state = self.smmu.state();
         let base = state.strtab_base & 0x00ff_ffff_ffff_ffc0;
         let log2_size = state.strtab_base_cfg & 0x3f;
         if u64::from(stream) >> log2_size != 0 {
@@ -179,7 +179,7 @@ impl Machine {
 
     /// Records an event as the hardware does.
     pub fn record(&self, event: [u64; 4]) {
-        let mut state = self.smmu.state.lock().unwrap();
+        let mut state = self.smmu.state();
         let log2 = state.eventq_base & 0x1f;
         let slot = u64::from(state.eventq_prod) & ((1 << log2) - 1);
         let base = state.eventq_base & 0x00ff_ffff_ffff_ffe0;
@@ -195,7 +195,7 @@ impl Machine {
 impl FakeRegisters for Smmu {
     fn read(&self, offset: usize, width: usize) -> u64 {
         assert_eq!(width, 4, "{offset:#x} is read with 32 bits only");
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state();
         state.reads += 1;
         u64::from(match offset {
             0x00 => self.identity.idr0,
@@ -223,7 +223,7 @@ impl FakeRegisters for Smmu {
             if wide { 8 } else { 4 },
             "width of a write to {offset:#x}"
         );
-        let state = &mut *self.state.lock().unwrap();
+        let state = &mut *self.state();
         let word = value as u32;
         let only_while = |off: u32| {
             assert_eq!(
@@ -292,6 +292,11 @@ impl FakeRegisters for Smmu {
 }
 
 impl Smmu {
+    /// The registers. A test that failed with them in hand does not hinder its clean-up.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn write_cr0(&self, state: &mut State, value: u32) {
         assert_eq!(value & !0x1d, 0, "reserved bits or PRIQEN of CR0");
         assert!(
