@@ -1,9 +1,9 @@
 //! Which devices are behind which IOMMU.
 //!
 //! A device tree says so with the properties that [`device_tree`] reads, and describes the IOMMU
-//! itself by a node compatible with `riscv,iommu`. ACPI says so with the RISC-V IO Mapping Table
-//! ([`Rimt`]; RISC-V IO Mapping Table Specification 1.0), whose layout Linux's `struct
-//! acpi_table_rimt` confirms.
+//! itself by a node compatible with `riscv,iommu` or `riscv,pci-iommu`. ACPI says so with the
+//! RISC-V IO Mapping Table ([`Rimt`]; RISC-V IO Mapping Table Specification 1.0), whose layout
+//! Linux's `struct acpi_table_rimt` confirms.
 //!
 //! The table is untrusted: nothing here allocates, panics, reads outside the slice or runs longer
 //! than the table is.
