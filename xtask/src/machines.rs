@@ -144,7 +144,7 @@ pub struct BadMachine {
 }
 
 /// Every bad-input boot. To add one: a name, the QEMU options in place of the good IOMMU, the words its `@error` must contain.
-pub static BAD_MACHINES: [BadMachine; 5] = [
+pub static BAD_MACHINES: [BadMachine; 6] = [
     BadMachine {
         name: "vtd-no-iommu",
         iommu: Iommu::Vtd,
@@ -170,10 +170,16 @@ pub static BAD_MACHINES: [BadMachine; 5] = [
         expected: "scalable",
     },
     BadMachine {
+        name: "vtd-second-stage-only",
+        iommu: Iommu::Vtd,
+        instead: &["-device", "intel-iommu,scalable-mode=on,intremap=on"],
+        expected: "first-stage translation",
+    },
+    BadMachine {
         name: "smmuv3-second-stage-only",
         iommu: Iommu::Smmuv3,
         instead: &["-device", "arm-smmuv3,primary-bus=pcie.0,stage=2"],
-        expected: "first stage",
+        expected: "stage 1 translation",
     },
 ];
 

@@ -10,6 +10,7 @@ use core::fmt;
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::standard::NodeStandard;
 use dtoolkit::{Node, Property};
+use iommu_core::firmware::device_tree::{IommuMap, MapError, Specifier};
 
 /// Deeper nodes are not looked at.
 const MAXIMUM_DEPTH: usize = 8;
@@ -83,30 +84,19 @@ pub struct HostBridge {
     pub last_bus: u8,
     /// Where 32-bit memory BARs may be placed; one to one between the bus and the processor.
     pub memory_window: Region,
-    /// Which IOMMU translates which functions; empty without one.
-    pub iommu_map: Vec<IommuMapEntry>,
-}
-
-/// One entry of `iommu-map` (Linux's devicetree binding pci-iommu).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IommuMapEntry {
-    /// First requester id of the range.
-    pub first_requester: u32,
-    /// The IOMMU node's phandle.
-    pub iommu: u32,
-    /// The device id of the first requester.
-    pub first_device: u32,
-    /// Requesters in the range.
-    pub count: u32,
+    /// The properties `iommu-map` and `iommu-map-mask`.
+    iommu_map: Vec<u8>,
+    iommu_map_mask: Option<Vec<u8>>,
 }
 
 impl HostBridge {
-    /// The IOMMU's phandle and the device id that it sees for a requester id.
-    pub fn device_id(&self, requester: u16) -> Option<(u32, u32)> {
-        self.iommu_map.iter().find_map(|entry| {
-            let offset = u32::from(requester).checked_sub(entry.first_requester)?;
-            (offset < entry.count).then(|| (entry.iommu, entry.first_device.wrapping_add(offset)))
-        })
+    /// Which IOMMU translates a function's requests, and under which device id.
+    pub fn device_id(&self, requester: u16) -> Result<Specifier, MapError> {
+        self.iommu_map()?.device_id(requester)
+    }
+
+    fn iommu_map(&self) -> Result<IommuMap<'_>, MapError> {
+        IommuMap::new(&self.iommu_map, self.iommu_map_mask.as_deref())
     }
 }
 
@@ -220,13 +210,21 @@ impl<'a> DeviceTree<'a> {
         let (parent, node) = self.compatible(name)?;
         let configuration_space = first_registers(name, &parent, &node)?;
         let (first_bus, last_bus) = bus_range(name, &node)?;
-        Ok(HostBridge {
+        let bytes = |property| Some(node.property(property)?.value().to_vec());
+        let bridge = HostBridge {
             configuration_space,
             first_bus,
             last_bus,
             memory_window: memory_window(name, &parent, &node)?,
-            iommu_map: iommu_map(name, &node)?,
-        })
+            iommu_map: bytes("iommu-map").unwrap_or_default(),
+            iommu_map_mask: bytes("iommu-map-mask"),
+        };
+        let cut_off = |_| DeviceTreeError::BadProperty {
+            node: name,
+            property: "iommu-map",
+        };
+        bridge.iommu_map().map_err(cut_off)?;
+        Ok(bridge)
     }
 
     /// The first IOMMU compatible with `compatible` that has registers at a fixed place.
@@ -394,32 +392,6 @@ fn memory_window(
             })
         })
         .ok_or(bad)
-}
-
-fn iommu_map(
-    name: &'static str,
-    node: &FdtNode<'_>,
-) -> Result<Vec<IommuMapEntry>, DeviceTreeError> {
-    const ENTRY: usize = 16;
-    let property = "iommu-map";
-    let Some(value) = node.property(property) else {
-        return Ok(Vec::new());
-    };
-    let value = value.value();
-    if !value.len().is_multiple_of(ENTRY) {
-        return Err(DeviceTreeError::BadProperty {
-            node: name,
-            property,
-        });
-    }
-    let cell = |entry: &[u8], index: usize| big_endian(&entry[index * 4..index * 4 + 4]) as u32;
-    let entries = value.chunks_exact(ENTRY).map(|entry| IommuMapEntry {
-        first_requester: cell(entry, 0),
-        iommu: cell(entry, 1),
-        first_device: cell(entry, 2),
-        count: cell(entry, 3),
-    });
-    Ok(entries.collect())
 }
 
 /// At most eight bytes, highest first.

@@ -14,6 +14,7 @@ use crate::region::Region;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
+use iommu_core::ids::DeviceId;
 
 /// Who described the machine.
 #[derive(Clone, Copy, Debug)]
@@ -104,6 +105,11 @@ pub enum MachineError {
         /// Where firmware says it is.
         function: FunctionAddress,
     },
+    /// No IOMMU translates this function's accesses.
+    NotTranslated {
+        /// The function.
+        function: FunctionAddress,
+    },
     /// The region is not mapped as device registers.
     NotDeviceMemory {
         /// The region.
@@ -125,6 +131,9 @@ impl fmt::Display for MachineError {
                     formatter,
                     "the IOMMU at {function} does not answer or has no BAR 0"
                 )
+            }
+            Self::NotTranslated { function } => {
+                write!(formatter, "no IOMMU translates the accesses of {function}")
             }
             Self::NotDeviceMemory { region } => {
                 write!(formatter, "{region} is not mapped as device registers")
@@ -246,15 +255,15 @@ impl Machine {
     }
 
     /// The device id by which the IOMMU knows a function's accesses: the requester id itself, or what
-    /// the device tree's `iommu-map` makes of it. `None` if no IOMMU translates the function.
-    pub fn device_id(&self, function: FunctionAddress) -> Result<Option<u32>, MachineError> {
+    /// the device tree's `iommu-map` makes of it.
+    pub fn device_id(&self, function: FunctionAddress) -> Result<DeviceId, MachineError> {
         let requester = function.requester_id();
         match self.firmware {
-            Firmware::Acpi { .. } => Ok(Some(u32::from(requester))),
-            Firmware::DeviceTree(tree) => Ok(tree
-                .host_bridge()?
-                .device_id(requester)
-                .map(|(_, device)| device)),
+            Firmware::Acpi { .. } => Ok(DeviceId(u32::from(requester))),
+            Firmware::DeviceTree(tree) => match tree.host_bridge()?.device_id(requester) {
+                Ok(specifier) => Ok(specifier.device),
+                Err(_) => Err(MachineError::NotTranslated { function }),
+            },
         }
     }
 

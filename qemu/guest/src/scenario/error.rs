@@ -3,7 +3,6 @@
 use crate::devices::DeviceError;
 use crate::machine::MachineError;
 use crate::page_table::MapError;
-use crate::pcie::FunctionAddress;
 use core::error::Error;
 use core::fmt;
 use core_notifier::InvertedRange;
@@ -16,11 +15,6 @@ use iommu_core::sva::{BindError, JoinError, UnbindError};
 pub enum ScenarioError {
     /// The machine has no IOMMU, or lacks a device.
     Machine(MachineError),
-    /// No IOMMU translates this function's requests.
-    NotTranslated {
-        /// The function.
-        function: FunctionAddress,
-    },
     /// Firmware describes an IOMMU of another architecture.
     OtherIommu,
     /// The DMAR table.
@@ -67,9 +61,6 @@ impl fmt::Display for ScenarioError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Machine(error) => error.fmt(formatter),
-            Self::NotTranslated { function } => {
-                write!(formatter, "no IOMMU translates the requests of {function}")
-            }
             Self::OtherIommu => write!(formatter, "firmware describes another IOMMU"),
             #[cfg(target_arch = "x86_64")]
             Self::Dmar(error) => error.fmt(formatter),

@@ -3,7 +3,6 @@
 use super::ScenarioError;
 use super::platform::{Tally, parts};
 use crate::machine::{IommuNode, Machine};
-use crate::pcie::FunctionAddress;
 use crate::report::IommuKind;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -86,11 +85,4 @@ pub fn bring_up(machine: &Machine, tally: &Arc<Tally>) -> Result<Found, Scenario
             walked.ok().map(|physical| physical.0)
         })),
     })
-}
-
-/// The id under which the IOMMU sees a function's requests.
-pub fn device_id(machine: &Machine, function: FunctionAddress) -> Result<DeviceId, ScenarioError> {
-    let id = machine.device_id(function)?;
-    id.map(DeviceId)
-        .ok_or(ScenarioError::NotTranslated { function })
 }

@@ -85,9 +85,9 @@ impl Stage {
             sva: Sva::new(LAST_PASID, Arc::new(Unconfirmed)),
             srcu: Arc::new(Srcu::new()),
             edu,
-            edu_id: iommu::device_id(machine, edu_address)?,
+            edu_id: machine.device_id(edu_address)?,
             test_device: TestDevice::new(test_address, registers),
-            test_device_id: iommu::device_id(machine, test_address)?,
+            test_device_id: machine.device_id(test_address)?,
         })
     }
 
