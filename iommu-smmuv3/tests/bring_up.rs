@@ -4,7 +4,8 @@ mod fake;
 
 use fake::{ABORT, FULL, Identity, Machine, QEMU, Trouble};
 use iommu_core::error::{ProbeError, QueueError};
-use iommu_core::iommu::Iommu;
+use iommu_core::ids::DeviceId;
+use iommu_core::iommu::{DeviceConfig, Iommu};
 use iommu_core::platform::Mmio;
 use iommu_smmuv3::Unit;
 
@@ -277,4 +278,36 @@ fn a_unit_can_be_brought_up_again() {
         drop(Unit::probe(machine.parts()).unwrap());
     }
     assert_eq!(machine.mmio().read32(0x20), 0);
+}
+
+#[test]
+fn every_size_that_the_registers_can_state_works() {
+    let works = |idr1: u32, stream: u32| {
+        let machine = Machine::new(Identity { idr1, ..FULL });
+        let unit = Unit::probe(machine.parts()).unwrap();
+        let config = DeviceConfig {
+            pasid_bits: 20,
+            device_tlb: true,
+        };
+        unit.enable_device(DeviceId(stream), config).unwrap();
+        assert!(machine.ste(stream).is_some(), "IDR1 {idr1:#x}");
+        let beyond = DeviceId(u32::MAX);
+        assert!(unit.enable_device(beyond, config).is_err());
+        machine.record([0x10, 0, 0, 0]);
+        assert_eq!(unit.take_faults(&mut |_| ()).reported, 1, "IDR1 {idr1:#x}");
+        let pasid = (1u32 << (idr1 >> 6 & 0x1f).min(10)) - 1;
+        machine.cd(stream, pasid);
+    };
+    let idr1 = |stream: u32, substream: u32, events: u32, commands: u32| {
+        stream | substream << 6 | events << 16 | commands << 21
+    };
+    for bits in 0..64 {
+        let last = (1u32 << bits.min(24)) - 1;
+        works(idr1(bits, 20, 19, 19), last);
+    }
+    for bits in 0..32 {
+        works(idr1(16, bits, 19, 19), 8);
+        works(idr1(16, 20, bits, 19), 8);
+        works(idr1(16, 20, 19, bits.max(7)), 8);
+    }
 }
