@@ -172,7 +172,7 @@ pub static BAD_MACHINES: [BadMachine; 6] = [
     BadMachine {
         name: "vtd-second-stage-only",
         iommu: Iommu::Vtd,
-        instead: &["-device", "intel-iommu,scalable-mode=on,intremap=on"],
+        instead: &["-device", "intel-iommu,scalable-mode=on,pasid-bits=20"],
         expected: "first-stage translation",
     },
     BadMachine {
