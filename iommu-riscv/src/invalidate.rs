@@ -27,6 +27,11 @@ type Emit<'a> = dyn FnMut(Item<2>) + 'a;
 /// The most commands that one IOTLB target becomes.
 pub(crate) const MOST_FOR_IOTLB: usize = TAG_WIDE_ABOVE as usize;
 
+/// Above this many pages (256 GiB) a block goes tag-wide: its encoded address could lie outside what
+/// Sv39 takes for an address, and "if the ADDR operand specifies an invalid address, the command may
+/// or may not perform any invalidations".
+const BLOCK_TAG_WIDE_ABOVE: u64 = 1 << 26;
+
 /// The most commands that one device-TLB target becomes.
 pub(crate) const MOST_FOR_DEVICE_TLB: usize = 2;
 
@@ -95,15 +100,22 @@ fn iotlb(tag: Tag, range: Range, levels: Levels, capabilities: &Capabilities, em
         Levels::All if capabilities.has_non_leaf_invalidation() => Reach::NonLeaf,
         Levels::All => return put(emit, iotinval_vma_tag(tag)),
     };
-    match pages(range) {
-        None => put(emit, iotinval_vma_tag(tag)),
-        Some(_) if capabilities.has_range_invalidation() => blocks(range)
+    let by_block = capabilities.has_range_invalidation();
+    let limit = if by_block {
+        BLOCK_TAG_WIDE_ABOVE
+    } else {
+        TAG_WIDE_ABOVE
+    };
+    if pages(range).is_none_or(|count| count > limit) {
+        put(emit, iotinval_vma_tag(tag));
+    } else if by_block {
+        blocks(range)
             .into_iter()
             .flatten()
-            .for_each(|block| put(emit, iotinval_vma_block(tag, block, reach))),
-        Some(count) if count > TAG_WIDE_ABOVE => put(emit, iotinval_vma_tag(tag)),
-        Some(_) => (range.start() >> PAGE_SHIFT..=last >> PAGE_SHIFT)
-            .for_each(|page| put(emit, iotinval_vma_page(tag, page << PAGE_SHIFT, reach))),
+            .for_each(|block| put(emit, iotinval_vma_block(tag, block, reach)));
+    } else {
+        (range.start() >> PAGE_SHIFT..=last >> PAGE_SHIFT)
+            .for_each(|page| put(emit, iotinval_vma_page(tag, page << PAGE_SHIFT, reach)));
     }
 }
 

@@ -30,7 +30,7 @@
 //!
 //! The rooms: [`spec`] has the encodings, [`caps`] what each capability means, [`queue`] the command
 //! queue, `tables` the directories, [`invalidate`] the commands of each operation, [`faults`] the
-//! fault queue, [`unit`] the whole, [`debug`] the IOMMU's own answer to a request, and [`firmware`]
+//! fault queue, [`mod@unit`] the whole, [`debug`] the IOMMU's own answer to a request, and [`firmware`]
 //! what firmware says of where IOMMUs and devices are.
 #![no_std]
 #![forbid(unsafe_code)]

@@ -127,6 +127,9 @@ fn aligned_blocks_cover_a_range() {
         leaf,
         &[(ONE_PAGE, 0x1000 >> 2), block(0x2000, 0)],
     );
+    let half = range(0, 1 << 38);
+    iotlb(CAPABILITIES | S, half, leaf, &[block(0, (1 << 25) - 1)]);
+    iotlb(CAPABILITIES | S, range(0, (1 << 38) + 1), leaf, &[TAG_WIDE]);
     iotlb(CAPABILITIES | S, Range::ALL, leaf, &[TAG_WIDE]);
     let (first, second) = block(0x4000_0000, 0x1_ffff);
     iotlb(
