@@ -1,0 +1,49 @@
+//! What callgrind counts.
+//!
+//! Callgrind writes one part of its profile at each call of [`shootdown_bench_mark`]. Every case
+//! runs twice between marks, for [`FEW`] and for [`MANY`] operations; the difference is what
+//! [`MANY`]` - `[`FEW`] operations execute, exactly.
+
+use std::hint::black_box;
+
+use crate::case::Case;
+use crate::{enter, notify};
+
+const FEW: u64 = 1_000;
+const MANY: u64 = 11_000;
+
+/// Runs the plan, and says in which order.
+pub fn run() {
+    println!("operations\t{}", MANY - FEW);
+    let mut cases = vec![
+        ("enter", enter::load()),
+        ("enter", enter::fenced()),
+        ("enter", enter::crossbeam_local()),
+        ("enter", enter::linux_srcu()),
+    ];
+    for (group, subscribers) in [("notify 0", 0), ("notify 1", 1), ("notify 4", 4)] {
+        cases.push((group, notify::fenced(subscribers)));
+        cases.push((group, notify::linux_srcu(subscribers)));
+    }
+    for (group, case) in &cases {
+        count(group, case);
+    }
+}
+
+fn count(group: &str, case: &Case) {
+    println!("counted\t{group}\t{}", case.name);
+    let mut work = case.on_this_thread();
+    work(FEW);
+    shootdown_bench_mark();
+    work(FEW);
+    shootdown_bench_mark();
+    work(MANY);
+    shootdown_bench_mark();
+}
+
+/// Where callgrind ends a part of the profile: `--dump-before=shootdown_bench_mark`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn shootdown_bench_mark() {
+    black_box(());
+}

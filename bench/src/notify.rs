@@ -1,0 +1,138 @@
+//! One notification to some subscribers.
+
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
+
+use arc_swap::ArcSwap;
+use core_notifier::{AddressSpace, Notifier, Range, Srcu};
+use crossbeam_epoch::Collector;
+
+use crate::case::{Case, forever, repeat};
+use crate::peers::cpu;
+use crate::peers::linux_srcu::LinuxSrcu;
+
+/// How many subscribers there are, from group to group.
+pub const SUBSCRIBERS: [usize; 5] = [0, 1, 4, 16, 64];
+
+/// What is notified.
+pub const RANGE: Range = match Range::new(0x1000, 0x3000) {
+    Ok(range) => range,
+    Err(_) => panic!("the range is not inverted"),
+};
+
+/// Does next to nothing, so that what is measured is the way to it.
+#[derive(Default)]
+pub struct Subscriber(AtomicU64);
+
+impl Notifier for Subscriber {
+    fn invalidate_range(&self, range: Range) {
+        let bytes = range.end() - range.start();
+        let seen = self.0.load(Ordering::Relaxed);
+        self.0.store(seen.wrapping_add(bytes), Ordering::Relaxed);
+    }
+}
+
+/// All ways of telling `subscribers`.
+pub fn cases(subscribers: usize) -> Vec<Case> {
+    let array = || array(subscribers);
+    vec![
+        unprotected(array()),
+        fenced(subscribers),
+        linux_srcu(subscribers),
+        crossbeam(array()),
+        Case::shared(
+            "arc-swap, array",
+            forever(ArcSwap::from_pointee(array())),
+            |array| tell(&array.load()),
+        ),
+        Case::shared(
+            "std RwLock, array",
+            forever(RwLock::new(array())),
+            |array| tell(&array.read().unwrap()),
+        ),
+    ]
+}
+
+fn array(subscribers: usize) -> Vec<Arc<dyn Notifier>> {
+    (0..subscribers).map(|_| subscriber()).collect()
+}
+
+fn subscriber() -> Arc<dyn Notifier> {
+    Arc::new(Subscriber::default())
+}
+
+fn tell(array: &[Arc<dyn Notifier>]) {
+    for notifier in array {
+        notifier.invalidate_range(RANGE);
+    }
+}
+
+fn unprotected(array: Vec<Arc<dyn Notifier>>) -> Case {
+    Case::shared("array, unprotected", forever(array), |array| tell(array))
+}
+
+/// An address space with so many subscribers, in a domain without hooks.
+pub fn fenced_space(subscribers: usize) -> AddressSpace {
+    let space = AddressSpace::new(Arc::new(Srcu::new()));
+    for _ in 0..subscribers {
+        space
+            .register_locked(subscriber())
+            .expect("each is new and the space alive");
+    }
+    space.barrier();
+    space
+}
+
+/// Ours, for kernels that supply no hooks.
+pub fn fenced(subscribers: usize) -> Case {
+    Case::shared("fenced", forever(fenced_space(subscribers)), |space| {
+        space.invalidate_range(RANGE);
+    })
+}
+
+/// Linux's list of subscribers, walked as `hlist_for_each_entry_rcu` does.
+struct Node {
+    notifier: Arc<dyn Notifier>,
+    next: AtomicPtr<Node>,
+}
+
+/// The way Linux notifies: nothing if the list is empty, else a section around a walk.
+pub fn linux_srcu(subscribers: usize) -> Case {
+    let head = (0..subscribers).fold(ptr::null_mut(), |next, _| {
+        Box::into_raw(Box::new(Node {
+            notifier: subscriber(),
+            next: AtomicPtr::new(next),
+        }))
+    });
+    let head = forever(AtomicPtr::new(head));
+    let srcu = forever(LinuxSrcu::new());
+    Case::new("Linux SRCU model, list", move || {
+        cpu::bring_up();
+        repeat((srcu, head), |(srcu, head)| {
+            if head.load(Ordering::Relaxed).is_null() {
+                return;
+            }
+            let _section = srcu.read();
+            let mut next = head.load(Ordering::Acquire);
+            // SAFETY: nodes come from `Box::into_raw` above and are never freed.
+            while let Some(node) = unsafe { next.as_ref() } {
+                node.notifier.invalidate_range(RANGE);
+                next = node.next.load(Ordering::Acquire);
+            }
+        })
+    })
+}
+
+fn crossbeam(array: Vec<Arc<dyn Notifier>>) -> Case {
+    let collector = Collector::new();
+    let array = forever(crossbeam_epoch::Atomic::new(array));
+    Case::new("crossbeam LocalHandle, array", move || {
+        let handle = forever(collector.register());
+        repeat((handle, array), |(handle, array)| {
+            let guard = handle.pin();
+            // SAFETY: the array is never freed.
+            tell(unsafe { array.load(Ordering::Acquire, &guard).deref() });
+        })
+    })
+}
