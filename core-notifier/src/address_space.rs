@@ -2,11 +2,11 @@
 
 use alloc::sync::Arc;
 
-use crate::error::{RegisterError, UnregisterError};
-use crate::list::{Refusal, Subscriptions};
+use crate::error::{RegisterError, UnregisterError, WaitError};
+use crate::list::{List, Refusal, Subscriptions};
 use crate::notifier::Notifier;
 use crate::range::Range;
-use crate::srcu::Srcu;
+use crate::srcu::{Fenced, Mode, Retired, Srcu};
 
 /// The kernel's lock over one address space, as registration needs it.
 ///
@@ -49,23 +49,23 @@ pub trait AddressSpaceLock {
 /// somebody is still subscribed, which Linux answers with `BUG_ON`, calls every subscriber's
 /// [`Notifier::release`] first: no device uses a page table that is about to be freed. Nothing is
 /// waited for, as nobody else can be using what is being dropped.
-pub struct AddressSpace {
-    subscriptions: Subscriptions,
+pub struct AddressSpace<M: Mode = Fenced> {
+    subscriptions: Subscriptions<M>,
 }
 
-impl AddressSpace {
+impl<M: Mode> AddressSpace<M> {
     /// An address space without subscribers, in the domain `srcu`.
     ///
     /// Address spaces may share a domain; then a callback of one that does not return holds up the
     /// unregistrations of all.
-    pub fn new(srcu: Arc<Srcu>) -> Self {
+    pub fn new(srcu: Arc<Srcu<M>>) -> Self {
         AddressSpace {
             subscriptions: Subscriptions::new(srcu),
         }
     }
 
     /// The domain whose sections notifications run in.
-    pub fn srcu(&self) -> &Arc<Srcu> {
+    pub fn srcu(&self) -> &Arc<Srcu<M>> {
         self.subscriptions.srcu()
     }
 
@@ -137,14 +137,16 @@ impl AddressSpace {
     /// of others is still under way.
     ///
     /// May sleep. Never returns inside a notifier's callback, or any other section, of the same
-    /// [`Srcu`] domain: there, use
+    /// [`Srcu`] domain, unless that is [`Checked`](crate::Checked): there, use
     /// [`unregister_no_release`](AddressSpace::unregister_no_release). The caller holds no lock that
     /// a callback in this domain takes.
     ///
     /// # Errors
     ///
-    /// [`UnregisterError::NotRegistered`]; nothing has changed, no callback was called.
+    /// [`UnregisterError::NotRegistered`]; [`UnregisterError::Wait`] inside a section of a
+    /// [`Checked`](crate::Checked) domain. Nothing has changed, no callback was called.
     pub fn unregister(&self, notifier: &Arc<dyn Notifier>) -> Result<(), UnregisterError> {
+        self.srcu().may_wait()?;
         // The section begins before the question whether exit was here first. If it was not, its
         // wait comes later and includes this section: pages are freed after `release` returned.
         let section = self.srcu().read();
@@ -153,7 +155,7 @@ impl AddressSpace {
         }
         drop(section);
         let old = self.subscriptions.remove(notifier);
-        self.srcu().synchronize();
+        self.srcu().synchronize()?;
         drop(old);
         self.subscriptions.reclaim();
         Ok(())
@@ -190,14 +192,22 @@ impl AddressSpace {
     }
 
     /// Waits until every notification that is under way has returned. See [`Srcu::synchronize`].
-    pub fn synchronize(&self) {
-        self.srcu().synchronize();
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError::InsideSection`]; nothing was waited for.
+    pub fn synchronize(&self) -> Result<(), WaitError> {
+        self.srcu().synchronize()
     }
 
     /// Waits until every earlier [`call`](AddressSpace::call) and every deferred drop has *run*:
     /// Linux's `mmu_notifier_synchronize` as of 2017. See [`Srcu::barrier`].
-    pub fn barrier(&self) {
-        self.srcu().barrier();
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError`]; nothing was waited for.
+    pub fn barrier(&self) -> Result<(), WaitError> {
+        self.srcu().barrier()
     }
 
     /// The process exits: calls every subscriber's [`Notifier::release`], takes them all out of the
@@ -205,19 +215,43 @@ impl AddressSpace {
     /// any more, and registration is refused.
     ///
     /// Called before any page of the address space is freed, by an owner that has excluded
-    /// registration (no more users). Costs one lock if nobody was ever subscribed. May sleep. Never
-    /// returns inside a callback of the same [`Srcu`] domain. A second call does no harm.
+    /// registration (no more users). Costs one lock if nobody was ever subscribed. May sleep. A second
+    /// call does no harm.
+    ///
+    /// Never returns inside a section of the same [`Srcu`] domain. If that is
+    /// [`Checked`](crate::Checked), everything is done but the wait: the hardware is stopped, but
+    /// callbacks that others have begun may still be running. A caller that cannot exclude this uses
+    /// [`try_release`](AddressSpace::try_release).
     pub fn release(&self) {
+        if let Some(old) = self.release_all() {
+            // Refused inside a section; then dropping `old` is deferred.
+            let _ = self.srcu().synchronize();
+            drop(old);
+            self.subscriptions.reclaim();
+        }
+    }
+
+    /// As [`release`](AddressSpace::release), or nothing at all where that would not wait.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError::InsideSection`]; nothing has changed.
+    pub fn try_release(&self) -> Result<(), WaitError> {
+        self.srcu().may_wait()?;
+        self.release();
+        Ok(())
+    }
+
+    /// Ends every subscription and returns the list that may still be walked, if there was ever one.
+    fn release_all(&self) -> Option<Option<Retired<List, M>>> {
         if !self.subscriptions.close() {
-            return;
+            return None;
         }
         let section = self.srcu().read();
         self.for_each(|notifier| notifier.release());
         let old = self.subscriptions.unhash_all();
         drop(section);
-        self.srcu().synchronize();
-        drop(old);
-        self.subscriptions.reclaim();
+        Some(old)
     }
 
     /// Asks every notifier whether `range` was accessed, makes the translations old and flushes
@@ -315,7 +349,7 @@ impl AddressSpace {
     }
 }
 
-impl Drop for AddressSpace {
+impl<M: Mode> Drop for AddressSpace<M> {
     fn drop(&mut self) {
         self.for_each(|notifier| notifier.release());
     }

@@ -71,7 +71,10 @@ mod range;
 mod srcu;
 
 pub use address_space::{AddressSpace, AddressSpaceLock};
-pub use error::{InvertedRange, RegisterError, UnregisterError};
+pub use error::{InvertedRange, RegisterError, Stalled, UnregisterError, WaitError};
 pub use notifier::Notifier;
 pub use range::Range;
-pub use srcu::{GracePeriod, Published, Reader, Retired, Srcu, SrcuGuard};
+pub use srcu::{
+    Checked, Context, Counters, CpuCounter, Fenced, GracePeriod, Hooked, Hooks, Mode, Published,
+    Reader, Retired, Srcu, SrcuDomains, SrcuGuard,
+};

@@ -9,7 +9,7 @@ use core::ptr;
 use crate::error::{RegisterError, UnregisterError};
 use crate::notifier::Notifier;
 use crate::primitive::Mutex;
-use crate::srcu::{Published, Reader, Retired, Srcu};
+use crate::srcu::{Fenced, Mode, Published, Reader, Retired, Srcu};
 
 /// The subscribers that notifications visit, newest first, as in Linux.
 pub(crate) struct List(Vec<Arc<dyn Notifier>>);
@@ -70,17 +70,17 @@ pub(crate) enum Refusal {
 }
 
 /// Lists that were replaced and may still be walked.
-type RetiredLists = Mutex<LinkedList<Retired<List>>>;
+type RetiredLists<M> = Mutex<LinkedList<Retired<List, M>>>;
 
 /// The subscriptions of one address space.
-pub(crate) struct Subscriptions {
-    list: Published<List>,
+pub(crate) struct Subscriptions<M: Mode = Fenced> {
+    list: Published<List, M>,
     record: Mutex<Record>,
-    retired: Arc<RetiredLists>,
+    retired: Arc<RetiredLists<M>>,
 }
 
-impl Subscriptions {
-    pub(crate) fn new(srcu: Arc<Srcu>) -> Self {
+impl<M: Mode> Subscriptions<M> {
+    pub(crate) fn new(srcu: Arc<Srcu<M>>) -> Self {
         Subscriptions {
             list: Published::new(srcu),
             record: Mutex::new(Record {
@@ -93,13 +93,13 @@ impl Subscriptions {
         }
     }
 
-    pub(crate) fn srcu(&self) -> &Arc<Srcu> {
+    pub(crate) fn srcu(&self) -> &Arc<Srcu<M>> {
         self.list.srcu()
     }
 
     /// The list as it is now, or `None` at the cost of one load if nobody is subscribed.
     #[inline]
-    pub(crate) fn read(&self) -> Option<Reader<'_, List>> {
+    pub(crate) fn read(&self) -> Option<Reader<'_, List, M>> {
         self.list.read()
     }
 
@@ -126,7 +126,7 @@ impl Subscriptions {
         &self,
         draft: &mut Option<Draft>,
         notifier: &Arc<dyn Notifier>,
-    ) -> Result<Option<Retired<List>>, Refusal> {
+    ) -> Result<Option<Retired<List, M>>, Refusal> {
         let mut record = self.record.lock();
         if record.released {
             return Err(Refusal::Error(RegisterError::Released));
@@ -174,7 +174,7 @@ impl Subscriptions {
     }
 
     /// Takes `notifier`, which the caller has claimed, out of the record and of the list.
-    pub(crate) fn remove(&self, notifier: &Arc<dyn Notifier>) -> Option<Retired<List>> {
+    pub(crate) fn remove(&self, notifier: &Arc<dyn Notifier>) -> Option<Retired<List, M>> {
         loop {
             let mut draft = self.draft();
             let mut record = self.record.lock();
@@ -208,7 +208,7 @@ impl Subscriptions {
     }
 
     /// Takes everyone out of the list. They still owe their unregistration.
-    pub(crate) fn unhash_all(&self) -> Option<Retired<List>> {
+    pub(crate) fn unhash_all(&self) -> Option<Retired<List, M>> {
         let mut record = self.record.lock();
         for member in &mut record.members {
             if member.state == State::Subscribed {
@@ -223,7 +223,7 @@ impl Subscriptions {
     ///
     /// Whoever waits for a grace period anyway may be first, by [`reclaim`](Self::reclaim);
     /// otherwise a queued callback does it.
-    pub(crate) fn retire(&self, list: Option<Retired<List>>) {
+    pub(crate) fn retire(&self, list: Option<Retired<List, M>>) {
         let Some(list) = list else { return };
         let mut node = LinkedList::from([list]);
         self.retired.lock().append(&mut node);
@@ -239,7 +239,7 @@ impl Subscriptions {
 
 /// Drops retired lists from the front as long as their grace period has passed. The lists hold
 /// references to notifiers, whose destructors run here, outside the lock.
-fn reclaim(retired: &RetiredLists) {
+fn reclaim<M: Mode>(retired: &RetiredLists<M>) {
     let next = || {
         let mut lists = retired.lock();
         lists.front()?.is_reclaimable().then(|| lists.pop_front())?

@@ -66,7 +66,7 @@ impl<const VALUES: usize> Scene<VALUES> {
     /// Puts `next` in the place of the current value and destroys that.
     fn update(&self, next: usize) {
         let old = self.current.swap(next, Ordering::AcqRel);
-        self.srcu.synchronize();
+        self.srcu.synchronize().unwrap();
         self.values[old].destroy();
     }
 }
@@ -155,7 +155,7 @@ fn one_reader_against_a_deferred_call_and_a_barrier() {
             let scene = scene.clone();
             move || scene.values[old].destroy()
         });
-        scene.srcu.barrier();
+        scene.srcu.barrier().unwrap();
         // The barrier says that the callback has run, so this access is ordered after it.
         assert_eq!(scene.values[old].get(), DESTROYED);
         reader.join().unwrap();
@@ -173,7 +173,7 @@ fn two_barriers_against_each_other() {
                     let scene = scene.clone();
                     move || scene.values[1].destroy()
                 });
-                scene.srcu.barrier();
+                scene.srcu.barrier().unwrap();
                 assert_eq!(scene.values[1].get(), DESTROYED);
             }
         });
@@ -181,7 +181,7 @@ fn two_barriers_against_each_other() {
             let scene = scene.clone();
             move || scene.values[0].destroy()
         });
-        scene.srcu.barrier();
+        scene.srcu.barrier().unwrap();
         assert_eq!(scene.values[0].get(), DESTROYED);
         other.join().unwrap();
     });

@@ -185,7 +185,7 @@ proptest! {
                     model.call_all(&[Call::ChangePte(address, entry)]);
                 }
                 Step::Barrier => {
-                    space.barrier();
+                    space.barrier().unwrap();
                     for (who, notifier) in notifiers.iter().enumerate() {
                         let held = usize::from(model.listed.contains(&who));
                         prop_assert_eq!(Arc::strong_count(notifier), 1 + held);

@@ -297,7 +297,7 @@ fn many_register_and_unregister_and_nobody_is_lost() {
     let calls = permanent.calls.load(SeqCst);
     space.invalidate_range(RANGE);
     assert_eq!(permanent.calls.load(SeqCst), calls + 1);
-    space.barrier();
+    space.barrier().unwrap();
     space.release();
     assert_eq!(Arc::strong_count(&permanent), 1);
 }
@@ -324,7 +324,7 @@ fn concurrent_synchronize_each_waits_for_its_own_readers() {
                 }
                 for _ in 0..2_000 {
                     if let Some(retired) = slot.replace(Some(Box::new(Marked::default()))) {
-                        let value = retired.reclaim();
+                        let value = retired.reclaim().unwrap_or_else(|_| panic!("refused"));
                         value.0.store(true, SeqCst);
                         graveyard.push(value);
                     }
@@ -360,7 +360,7 @@ fn a_grace_period_waits_for_sections_on_the_shared_slot() {
         let mut sections: Vec<_> = (0..64).map(|_| srcu.read()).collect();
         sections.drain(..32);
         scope.spawn(|| {
-            srcu.synchronize();
+            srcu.synchronize().unwrap();
             ended.store(true, SeqCst);
         });
         for _ in 0..1_000 {
@@ -401,7 +401,7 @@ fn a_stream_of_readers_does_not_hold_up_a_grace_period() {
             thread::yield_now();
         }
         for _ in 0..20 {
-            srcu.synchronize();
+            srcu.synchronize().unwrap();
         }
     });
     assert!(
@@ -435,7 +435,7 @@ fn barrier_against_call() {
                             returned.fetch_add(1, SeqCst);
                         });
                     }
-                    srcu.barrier();
+                    srcu.barrier().unwrap();
                     assert_eq!(
                         returned.load(SeqCst),
                         calls,
@@ -473,7 +473,7 @@ fn callbacks_wait_for_the_sections_before_them() {
             space.unregister_no_release(&notifier).unwrap();
             let freed = witness.clone();
             space.call(move || freed.expect_silence());
-            space.barrier();
+            space.barrier().unwrap();
             thread::yield_now();
             witness.assert_silence();
         }

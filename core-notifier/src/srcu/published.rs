@@ -6,27 +6,27 @@ use core::mem::ManuallyDrop;
 use core::ops::Deref;
 use core::ptr::{self, NonNull};
 
-use super::{GracePeriod, Srcu, SrcuGuard};
+use super::{Fenced, GracePeriod, Mode, Srcu, SrcuGuard};
 use crate::primitive::{AtomicPtr, Ordering, state_total_order};
 
 /// An immutable value, or none, that can be replaced while readers look at it.
 ///
 /// Reading takes no lock and allocates nothing. A replaced value comes back as [`Retired`], which
 /// cannot be taken apart before every reader that might have seen it has left.
-pub struct Published<T> {
+pub struct Published<T, M: Mode = Fenced> {
     pointer: AtomicPtr<T>,
-    srcu: Arc<Srcu>,
+    srcu: Arc<Srcu<M>>,
 }
 
 // SAFETY: a `Published` owns its value and hands it to the thread that replaces it.
-unsafe impl<T: Send + Sync> Send for Published<T> {}
+unsafe impl<T: Send + Sync, M: Mode> Send for Published<T, M> {}
 // SAFETY: readers share the value (`Sync`), and any thread may come to own it by replacing it
 // (`Send`).
-unsafe impl<T: Send + Sync> Sync for Published<T> {}
+unsafe impl<T: Send + Sync, M: Mode> Sync for Published<T, M> {}
 
-impl<T: Send + Sync> Published<T> {
+impl<T: Send + Sync + 'static, M: Mode> Published<T, M> {
     /// Nothing published yet; readers will enter `srcu`.
-    pub fn new(srcu: Arc<Srcu>) -> Self {
+    pub fn new(srcu: Arc<Srcu<M>>) -> Self {
         Published {
             pointer: AtomicPtr::new(ptr::null_mut()),
             srcu,
@@ -34,7 +34,7 @@ impl<T: Send + Sync> Published<T> {
     }
 
     /// The domain whose grace periods decide when a replaced value may be dropped.
-    pub fn srcu(&self) -> &Arc<Srcu> {
+    pub fn srcu(&self) -> &Arc<Srcu<M>> {
         &self.srcu
     }
 
@@ -49,14 +49,13 @@ impl<T: Send + Sync> Published<T> {
     /// If nothing is published this is one relaxed load and no section is entered. Legal in any
     /// context, interrupts off included.
     #[inline]
-    pub fn read(&self) -> Option<Reader<'_, T>> {
+    pub fn read(&self) -> Option<Reader<'_, T, M>> {
         if !self.is_some() {
             return None;
         }
         let section = self.srcu.read();
-        // `SeqCst`, after the section's own `SeqCst` entry: a section that the updater does not
-        // count finds the new pointer here. See the argument in `Srcu`.
-        let value = NonNull::new(self.pointer.load(Ordering::SeqCst))?;
+        // A section that the updater does not count finds the new pointer here. See `Srcu`.
+        let value = NonNull::new(self.pointer.load(M::FOLLOW))?;
         Some(Reader {
             value,
             _section: section,
@@ -66,7 +65,7 @@ impl<T: Send + Sync> Published<T> {
     /// Publishes `value` and returns what was published before.
     ///
     /// Never waits. Writers that derive the new value from the old one serialize among themselves.
-    pub fn replace(&self, value: Option<Box<T>>) -> Option<Retired<T>> {
+    pub fn replace(&self, value: Option<Box<T>>) -> Option<Retired<T, M>> {
         let new = value.map_or(ptr::null_mut(), Box::into_raw);
         let old = self.pointer.swap(new, Ordering::SeqCst);
         state_total_order();
@@ -78,7 +77,7 @@ impl<T: Send + Sync> Published<T> {
     }
 }
 
-impl<T> Drop for Published<T> {
+impl<T, M: Mode> Drop for Published<T, M> {
     fn drop(&mut self) {
         let pointer = self.pointer.load(Ordering::Relaxed);
         if !pointer.is_null() {
@@ -92,12 +91,12 @@ impl<T> Drop for Published<T> {
 /// A read section together with the value that it protects.
 ///
 /// One that is leaked ends no section: every later grace period of the domain waits for ever.
-pub struct Reader<'a, T> {
+pub struct Reader<'a, T, M: Mode = Fenced> {
     value: NonNull<T>,
-    _section: SrcuGuard<'a>,
+    _section: SrcuGuard<'a, M>,
 }
 
-impl<T> Deref for Reader<'_, T> {
+impl<T, M: Mode> Deref for Reader<'_, T, M> {
     type Target = T;
 
     #[inline]
@@ -111,20 +110,21 @@ impl<T> Deref for Reader<'_, T> {
 /// A value that readers may still be looking at.
 ///
 /// Dropping it drops the value, after waiting for a grace period if none has passed since the value
-/// was replaced. So drop it where waiting is allowed, or inside a [`Srcu::call`].
+/// was replaced. So drop it where waiting is allowed, or inside a [`Srcu::call`]. Dropped inside a
+/// section of a [`Checked`](crate::Checked) domain, it does not wait but queues such a call.
 #[must_use = "dropping it waits for a grace period; use `Srcu::call` where that is not allowed"]
-pub struct Retired<T> {
+pub struct Retired<T: Send + Sync + 'static, M: Mode = Fenced> {
     value: NonNull<T>,
-    srcu: Weak<Srcu>,
+    srcu: Weak<Srcu<M>>,
     grace_period: GracePeriod,
 }
 
 // SAFETY: a `Retired` owns its value (`Send`); readers elsewhere may still share it (`Sync`).
-unsafe impl<T: Send + Sync> Send for Retired<T> {}
+unsafe impl<T: Send + Sync + 'static, M: Mode> Send for Retired<T, M> {}
 // SAFETY: a shared `Retired` gives no access to the value.
-unsafe impl<T: Send + Sync> Sync for Retired<T> {}
+unsafe impl<T: Send + Sync + 'static, M: Mode> Sync for Retired<T, M> {}
 
-impl<T> Retired<T> {
+impl<T: Send + Sync + 'static, M: Mode> Retired<T, M> {
     /// Whether the value can be dropped without waiting.
     pub fn is_reclaimable(&self) -> bool {
         self.srcu
@@ -133,28 +133,54 @@ impl<T> Retired<T> {
     }
 
     /// Waits for the readers and returns the value. Same conditions as [`Srcu::synchronize`].
-    pub fn reclaim(self) -> Box<T> {
+    ///
+    /// # Errors
+    ///
+    /// Itself, where [`Srcu::synchronize`] fails.
+    pub fn reclaim(self) -> Result<Box<T>, Self> {
+        if self.wait().is_err() {
+            return Err(self);
+        }
         let mut this = ManuallyDrop::new(self);
-        let value = this.wait_and_take();
+        // SAFETY: it has been waited for, and `this` is not dropped.
+        let value = unsafe { this.take() };
         // SAFETY: `this` is not dropped, and its weak reference is not used again.
         unsafe { ptr::drop_in_place(&raw mut this.srcu) };
-        value
+        Ok(value)
     }
 
-    /// Called once, from `reclaim` or from `drop`.
-    fn wait_and_take(&mut self) -> Box<T> {
+    /// If not all readers have left and waiting is refused, the domain that they are in.
+    fn wait(&self) -> Result<(), Arc<Srcu<M>>> {
         // A domain that is gone has no readers: each borrows a `Published` that keeps it alive.
-        if let Some(srcu) = self.srcu.upgrade() {
-            srcu.wait_for(self.grace_period);
-        }
+        let Some(srcu) = self.srcu.upgrade() else {
+            return Ok(());
+        };
+        srcu.wait_for(self.grace_period).map_err(|_| srcu)
+    }
+
+    /// # Safety
+    ///
+    /// Called once, after [`wait`](Self::wait) has succeeded.
+    unsafe fn take(&mut self) -> Box<T> {
         // SAFETY: from `Box::into_raw` in `replace`, which removed it from where readers find it;
         // those who had found it before have left since.
         unsafe { Box::from_raw(self.value.as_ptr()) }
     }
 }
 
-impl<T> Drop for Retired<T> {
+impl<T: Send + Sync + 'static, M: Mode> Drop for Retired<T, M> {
     fn drop(&mut self) {
-        drop(self.wait_and_take());
+        match self.wait() {
+            // SAFETY: it has been waited for, and is not used again.
+            Ok(()) => drop(unsafe { self.take() }),
+            Err(srcu) => {
+                let later = Retired {
+                    value: self.value,
+                    srcu: self.srcu.clone(),
+                    grace_period: self.grace_period,
+                };
+                srcu.call(move || drop(later));
+            }
+        }
     }
 }

@@ -1,5 +1,6 @@
-//! The counters that readers announce themselves with.
+//! Readers that order themselves: one locked operation for each section.
 
+use super::mode::{Counters, Readers, Section, Urgency};
 use crate::primitive::{AtomicUsize, Ordering, state_total_order};
 
 /// How many slots readers can own.
@@ -18,8 +19,11 @@ struct Slot {
     unlocks: [AtomicUsize; 2],
 }
 
+/// An open section in fenced mode.
+pub struct OnSlot<'a>(Exit<'a>);
+
 /// How a section leaves the slot that it entered.
-pub(super) enum Exit<'a> {
+enum Exit<'a> {
     /// The section owns the slot's rank: nobody else writes the counter, a plain store will do.
     Owned {
         /// The counter to write.
@@ -31,12 +35,11 @@ pub(super) enum Exit<'a> {
     Shared(&'a AtomicUsize),
 }
 
-impl Exit<'_> {
-    /// Ends the section. Release: everything the section did happens before the grace period
-    /// that counts this.
+impl Section for OnSlot<'_> {
+    /// Release: everything the section did happens before the grace period that counts this.
     #[inline]
-    pub(super) fn leave(&self) {
-        match *self {
+    fn leave(&self) {
+        match self.0 {
             Exit::Owned { unlocks, count } => unlocks.store(count, Ordering::Release),
             Exit::Shared(unlocks) => {
                 unlocks.fetch_add(1, Ordering::Release);
@@ -85,47 +88,78 @@ impl Slot {
     }
 }
 
-/// All slots of a domain.
-pub(super) struct Slots {
+/// The mode that needs nothing from the kernel.
+///
+/// Costs one locked operation for entry and exit as long as few sections of the domain are open at
+/// once, two otherwise.
+pub struct Fenced {
     owned: [Slot; OWNED],
     shared: Slot,
 }
 
-impl Slots {
-    pub(super) fn new() -> Self {
-        Slots {
+impl Fenced {
+    /// Slots for the sections of one domain, 64 bytes each.
+    pub fn new() -> Self {
+        Fenced {
             owned: core::array::from_fn(|_| Slot::new()),
             shared: Slot::new(),
         }
     }
 
-    /// Enters a section of `rank` on a slot of the thread's own if one of two is free, else on the
-    /// shared one. Never waits; legal in an interrupt handler that interrupted this very function.
-    #[inline]
-    pub(super) fn enter(&self, rank: usize) -> Exit<'_> {
-        for slot in candidates() {
-            if let Some(exit) = self.owned[slot].claim(rank) {
-                return exit;
-            }
-        }
-        self.shared.join(rank)
+    fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.owned.iter().chain([&self.shared])
     }
 
-    /// Whether, at some moment during the call, no section of `rank` that had been counted before
-    /// the call was still open.
-    ///
-    /// Unlocks are summed before locks: a section whose unlock is counted has had its lock counted
-    /// then, so a section that comes and goes between the sums can only make the sums differ. The
-    /// other way round, its unlock could stand in for the missing unlock of an older section.
-    pub(super) fn balanced(&self, rank: usize) -> bool {
-        let unlocks = self.sum(|slot| slot.unlocks[rank].load(Ordering::Acquire));
-        let locks = self.sum(|slot| slot.locks[rank].load(Ordering::Relaxed));
+    fn sum(&self, ranks: &[usize], count: impl Fn(&Slot, usize) -> usize) -> usize {
+        self.slots()
+            .flat_map(|slot| ranks.iter().map(move |&rank| (slot, rank)))
+            .fold(0, |sum, (slot, rank)| sum.wrapping_add(count(slot, rank)))
+    }
+}
+
+impl Default for Fenced {
+    fn default() -> Self {
+        Fenced::new()
+    }
+}
+
+impl Readers for Fenced {
+    type Section<'a> = OnSlot<'a>;
+
+    /// After the entry, which is `SeqCst` too.
+    const FOLLOW: Ordering = Ordering::SeqCst;
+
+    /// On a slot of the thread's own if one of two is free, else on the shared one. Never waits;
+    /// legal in an interrupt handler that interrupted this very function.
+    #[inline]
+    fn enter(&self, rank: usize) -> OnSlot<'_> {
+        for slot in candidates() {
+            if let Some(exit) = self.owned[slot].claim(rank) {
+                return OnSlot(exit);
+            }
+        }
+        OnSlot(self.shared.join(rank))
+    }
+
+    fn balanced(&self, ranks: &[usize], _urgency: Urgency) -> bool {
+        // Acquire: the lock of a section whose unlock is counted is visible to the sum of locks.
+        let unlocks = self.sum(ranks, |slot, rank| {
+            slot.unlocks[rank].load(Ordering::Acquire)
+        });
+        let locks = self.sum(ranks, |slot, rank| slot.locks[rank].load(Ordering::Relaxed));
         unlocks == locks
     }
 
-    fn sum(&self, count: impl Fn(&Slot) -> usize) -> usize {
-        self.owned.iter().fold(count(&self.shared), |sum, slot| {
-            sum.wrapping_add(count(slot))
+    fn unbalanced(&self, rank: usize) -> Option<(Counters, usize)> {
+        self.slots().enumerate().find_map(|(index, slot)| {
+            let unlocks = slot.unlocks[rank].load(Ordering::Acquire);
+            let locks = slot.locks[rank].load(Ordering::Relaxed);
+            let counters = if index < OWNED {
+                Counters::Slot(index)
+            } else {
+                Counters::Shared
+            };
+            (locks != unlocks).then(|| (counters, locks.wrapping_sub(unlocks)))
         })
     }
 }
