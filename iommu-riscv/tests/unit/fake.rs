@@ -368,6 +368,10 @@ impl FakeRegisters for Fake {
                 state.cqt = 3;
             }
             36 => {
+                assert!(
+                    value < 2 << (state.cqb & 0x1f),
+                    "cqt {value} of a smaller queue"
+                );
                 state.cqt = value as u32;
                 self.run_commands(&mut state);
             }
@@ -376,7 +380,13 @@ impl FakeRegisters for Fake {
                 state.fqb = state.queue_base(value);
                 state.fqh = 5;
             }
-            48 => state.fqh = value as u32,
+            48 => {
+                assert!(
+                    value < 2 << (state.fqb & 0x1f),
+                    "fqh {value} of a smaller queue"
+                );
+                state.fqh = value as u32;
+            }
             72 => {
                 let old = state.cqcsr;
                 if old & 1 == 0 && value & 1 == 1 {
