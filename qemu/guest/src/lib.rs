@@ -1,8 +1,8 @@
 //! A bare-metal kernel for QEMU's x86_64, aarch64 and riscv64 machines that embeds Shootdown.
 //!
 //! The parsers, the page-table builder, the frame allocator, PCIe and the device drivers are plain
-//! logic and are tested on the host. What touches the machine ([`machine`], [`address_space`],
-//! [`console`], the processor-specific parts of [`arch`]) exists only for targets without an
+//! logic and are tested on the host. What touches the machine (`machine`, `address_space`,
+//! `console`, `scenario`, the processor-specific parts of [`arch`]) exists only for targets without an
 //! operating system. README.md has the command lines.
 #![no_std]
 

@@ -2,7 +2,7 @@
 //!
 //! `paging` (the entry encoding and what an IOMMU must know of it) is plain logic and is compiled
 //! everywhere. Boot, console, clock, exit and the processor's registers are compiled for their own
-//! target only, under the same names; [`native`] is the one in use.
+//! target only, under the same names; `native` is the one in use.
 
 pub mod aarch64;
 pub mod riscv64;
