@@ -5,6 +5,7 @@ use alloc::sync::Arc;
 use crate::error::{RegisterError, UnregisterError, WaitError};
 use crate::list::{List, Refusal, Subscriptions};
 use crate::notifier::Notifier;
+use crate::planted::{self, Fault};
 use crate::range::Range;
 use crate::srcu::{Fenced, Mode, Retired, Srcu};
 
@@ -114,7 +115,10 @@ impl<M: Mode> AddressSpace<M> {
     ) -> Result<(), RegisterError> {
         loop {
             let mut draft = Some(self.subscriptions.draft());
-            let guard = lock();
+            let mut guard = Some(lock());
+            if planted::is(Fault::RegisterUnlocked) {
+                guard = None;
+            }
             let inserted = self.subscriptions.insert(&mut draft, notifier);
             drop(guard);
             match inserted {
@@ -149,15 +153,29 @@ impl<M: Mode> AddressSpace<M> {
         self.srcu().may_wait()?;
         // The section begins before the question whether exit was here first. If it was not, its
         // wait comes later and includes this section: pages are freed after `release` returned.
-        let section = self.srcu().read();
-        if self.subscriptions.claim(notifier)? {
+        let mut section = Some(self.srcu().read());
+        if planted::is(Fault::UnregisterAsksOutside) {
+            section = None;
+        }
+        let listed = self.subscriptions.claim(notifier)?;
+        section = section.or_else(|| Some(self.srcu().read()));
+        if listed && !planted::is(Fault::UnregisterReleasesLate) {
             notifier.release();
         }
         drop(section);
         let old = self.subscriptions.remove(notifier);
+        if listed && planted::is(Fault::UnregisterReleasesLate) {
+            notifier.release();
+        }
+        if planted::is(Fault::UnregisterNotAwaited) {
+            self.subscriptions.retire(old);
+            return Ok(());
+        }
         self.srcu().synchronize()?;
         drop(old);
-        self.subscriptions.reclaim();
+        if !planted::is(Fault::UnregisterKeepsLists) {
+            self.subscriptions.reclaim();
+        }
         Ok(())
     }
 
@@ -224,6 +242,9 @@ impl<M: Mode> AddressSpace<M> {
     /// [`try_release`](AddressSpace::try_release).
     pub fn release(&self) {
         if let Some(old) = self.release_all() {
+            if planted::is(Fault::ReleaseNotAwaited) {
+                return self.subscriptions.retire(old);
+            }
             // Refused inside a section; then dropping `old` is deferred.
             let _ = self.srcu().synchronize();
             drop(old);
@@ -302,7 +323,9 @@ impl<M: Mode> AddressSpace<M> {
     pub fn invalidate_range_end(&self, range: Range) {
         if !range.is_empty() {
             self.for_each(|notifier| {
-                notifier.invalidate_range(range);
+                if !planted::is(Fault::EndWithoutInvalidate) {
+                    notifier.invalidate_range(range);
+                }
                 notifier.invalidate_range_end(range);
             });
         }
@@ -317,7 +340,7 @@ impl<M: Mode> AddressSpace<M> {
     /// costs one relaxed load. An empty range is ignored.
     #[inline]
     pub fn invalidate_range(&self, range: Range) {
-        if !range.is_empty() {
+        if !range.is_empty() || planted::is(Fault::EmptyRangePassedOn) {
             self.for_each(|notifier| notifier.invalidate_range(range));
         }
     }
@@ -343,14 +366,18 @@ impl<M: Mode> AddressSpace<M> {
             return false;
         }
         self.subscriptions.read().is_some_and(|list| {
-            list.iter()
-                .fold(false, |young, notifier| ask(notifier) | young)
+            list.iter().fold(false, |young, notifier| {
+                young && planted::is(Fault::YoungShortCircuits) || ask(notifier) | young
+            })
         })
     }
 }
 
 impl<M: Mode> Drop for AddressSpace<M> {
     fn drop(&mut self) {
+        if planted::is(Fault::DropNotReleased) {
+            return;
+        }
         self.for_each(|notifier| notifier.release());
     }
 }

@@ -59,13 +59,17 @@
 #![no_std]
 
 extern crate alloc;
-#[cfg(test)]
+#[cfg(any(test, planted))]
 extern crate std;
 
 mod address_space;
 mod error;
 mod list;
 mod notifier;
+#[cfg(not(planted))]
+mod planted;
+#[cfg(planted)]
+pub mod planted;
 mod primitive;
 mod range;
 mod srcu;

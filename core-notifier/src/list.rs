@@ -8,6 +8,7 @@ use core::ptr;
 
 use crate::error::{RegisterError, UnregisterError};
 use crate::notifier::Notifier;
+use crate::planted::{self, Fault};
 use crate::primitive::Mutex;
 use crate::srcu::{Fenced, Mode, Published, Reader, Retired, Srcu};
 
@@ -128,7 +129,7 @@ impl<M: Mode> Subscriptions<M> {
         notifier: &Arc<dyn Notifier>,
     ) -> Result<Option<Retired<List, M>>, Refusal> {
         let mut record = self.record.lock();
-        if record.released {
+        if record.released && !planted::is(Fault::RegisteredAfterExit) {
             return Err(Refusal::Error(RegisterError::Released));
         }
         if record.members.iter().any(|member| member.is(notifier)) {
@@ -166,7 +167,10 @@ impl<M: Mode> Subscriptions<M> {
         let member = record
             .members
             .iter_mut()
-            .find(|member| member.is(notifier) && member.state != State::Leaving)
+            .find(|member| {
+                member.is(notifier)
+                    && (member.state != State::Leaving || planted::is(Fault::ClaimedTwice))
+            })
             .ok_or(UnregisterError::NotRegistered)?;
         let subscribed = member.state == State::Subscribed;
         member.state = State::Leaving;

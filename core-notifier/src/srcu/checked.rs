@@ -3,6 +3,7 @@
 use core::num::NonZeroUsize;
 
 use super::mode::{Counters, Mode, Readers, Section, Urgency};
+use crate::planted::{self, Fault};
 use crate::primitive::{AtomicUsize, Ordering};
 
 /// Tells the kernel's contexts apart.
@@ -89,6 +90,7 @@ impl<M: Mode, C: Context> Readers for Checked<M, C> {
         self.inside
             .iter()
             .any(|place| place.load(Ordering::Relaxed) == context)
+            && !planted::is(Fault::InsideNotNoticed)
     }
 }
 
@@ -102,7 +104,9 @@ impl<M: Mode> Section for Remembered<'_, M> {
     #[inline]
     fn leave(&self) {
         self.section.leave();
-        if let Some(place) = self.place {
+        if let Some(place) = self.place
+            && !planted::is(Fault::PlaceNotGivenBack)
+        {
             place.store(0, Ordering::Relaxed);
         }
     }

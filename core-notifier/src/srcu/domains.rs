@@ -4,6 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::{Fenced, Mode, Srcu};
+use crate::planted::{self, Fault};
 
 /// A fixed set of domains among which address spaces are spread.
 ///
@@ -29,6 +30,9 @@ impl<M: Mode> SrcuDomains<M> {
         // The high bits of the product depend on every bit of the key.
         const GOLDEN_RATIO: u64 = 0x9e37_79b9_7f4a_7c15;
         let scattered = key.wrapping_mul(GOLDEN_RATIO) >> 32;
+        if planted::is(Fault::DomainsAllOne) {
+            return &self.domains[0];
+        }
         &self.domains[scattered as usize % self.domains.len()]
     }
 

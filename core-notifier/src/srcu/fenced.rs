@@ -1,6 +1,7 @@
 //! Readers that order themselves: one locked operation for each section.
 
 use super::mode::{Counters, Readers, Section, Urgency};
+use crate::planted::{self, Fault};
 use crate::primitive::{AtomicUsize, Ordering, state_total_order};
 
 /// How many slots readers can own.
@@ -40,9 +41,13 @@ impl Section for OnSlot<'_> {
     #[inline]
     fn leave(&self) {
         match self.0 {
-            Exit::Owned { unlocks, count } => unlocks.store(count, Ordering::Release),
+            Exit::Owned { unlocks, count } => {
+                let release = planted::weaken(Ordering::Release, Fault::OwnedExitRelaxed);
+                unlocks.store(count, release);
+            }
             Exit::Shared(unlocks) => {
-                unlocks.fetch_add(1, Ordering::Release);
+                let release = planted::weaken(Ordering::Release, Fault::SharedExitRelaxed);
+                unlocks.fetch_add(1, release);
             }
         }
     }
@@ -73,7 +78,9 @@ impl Slot {
         self.locks[rank]
             .compare_exchange(count, next, Ordering::SeqCst, Ordering::Relaxed)
             .ok()?;
-        state_total_order();
+        if !planted::is(Fault::ClaimUnordered) {
+            state_total_order();
+        }
         Some(Exit::Owned {
             unlocks,
             count: next,
@@ -83,7 +90,9 @@ impl Slot {
     /// Enters a section beside others. Costs a second read-modify-write at the exit.
     fn join(&self, rank: usize) -> Exit<'_> {
         self.locks[rank].fetch_add(1, Ordering::SeqCst);
-        state_total_order();
+        if !planted::is(Fault::JoinUnordered) {
+            state_total_order();
+        }
         Exit::Shared(&self.unlocks[rank])
     }
 }
@@ -107,7 +116,12 @@ impl Fenced {
     }
 
     fn slots(&self) -> impl Iterator<Item = &Slot> {
-        self.owned.iter().chain([&self.shared])
+        let shared = if planted::is(Fault::SharedSlotNotCounted) {
+            None
+        } else {
+            Some(&self.shared)
+        };
+        self.owned.iter().chain(shared)
     }
 
     fn sum(&self, ranks: &[usize], count: impl Fn(&Slot, usize) -> usize) -> usize {
@@ -143,11 +157,13 @@ impl Readers for Fenced {
 
     fn balanced(&self, ranks: &[usize], _urgency: Urgency) -> bool {
         // Acquire: the lock of a section whose unlock is counted is visible to the sum of locks.
-        let unlocks = self.sum(ranks, |slot, rank| {
-            slot.unlocks[rank].load(Ordering::Acquire)
-        });
-        let locks = self.sum(ranks, |slot, rank| slot.locks[rank].load(Ordering::Relaxed));
-        unlocks == locks
+        let acquire = planted::weaken(Ordering::Acquire, Fault::SumNotAcquired);
+        let sum_unlocks = || self.sum(ranks, |slot, rank| slot.unlocks[rank].load(acquire));
+        let sum_locks = || self.sum(ranks, |slot, rank| slot.locks[rank].load(Ordering::Relaxed));
+        if planted::is(Fault::LocksSummedFirst) {
+            return sum_locks() == sum_unlocks();
+        }
+        sum_unlocks() == sum_locks()
     }
 
     fn unbalanced(&self, rank: usize) -> Option<(Counters, usize)> {

@@ -4,6 +4,7 @@ use super::Srcu;
 use super::mode::{Counters, Mode, Urgency};
 use super::try_lock::TryLockGuard;
 use crate::error::{Stalled, WaitError};
+use crate::planted::{self, Fault};
 use crate::primitive::{Ordering, fence, spin_loop};
 
 /// A grace period that may lie in the future: the first one to begin after
@@ -57,8 +58,10 @@ impl<M: Mode> Srcu<M> {
     /// [`Stalled`] if `patience` said no: no grace period has passed for certain.
     pub fn synchronize_within(&self, mut patience: impl FnMut() -> bool) -> Result<(), Stalled> {
         let period = self.next_grace_period();
-        self.wait_while(period, Urgency::Normal, &mut patience)
-            .map_err(|GaveUp| self.stalled())
+        self.wait_while(period, Urgency::Normal, &mut || {
+            patience() || planted::is(Fault::NeverGivesUp)
+        })
+        .map_err(|GaveUp| self.stalled())
     }
 
     /// Names the grace period that [`synchronize`](Srcu::synchronize) would wait for now, without
@@ -67,11 +70,18 @@ impl<M: Mode> Srcu<M> {
         // Orders what the caller took out before the look at the sequence. Partner: the fence in
         // `drive`. If the look misses a period's beginning, that fence comes after this one, and
         // the period counts whoever may have seen what was taken out.
-        fence(Ordering::SeqCst);
+        if !planted::is(Fault::RequestUnfenced) {
+            fence(Ordering::SeqCst);
+        }
         let sequence = self.sequence.load(Ordering::Relaxed);
         // One under way may have counted already; the one after it has not.
+        let steps = if planted::is(Fault::PeriodUnderWayJoined) {
+            2
+        } else {
+            3
+        };
         GracePeriod {
-            end: sequence.wrapping_add(3) & !1,
+            end: sequence.wrapping_add(steps) & !1,
         }
     }
 
@@ -80,7 +90,7 @@ impl<M: Mode> Srcu<M> {
         // Acquire what the driver acquired from the readers.
         let since = self
             .sequence
-            .load(Ordering::Acquire)
+            .load(planted::weaken(Ordering::Acquire, Fault::EndNotAcquired))
             .wrapping_sub(period.end);
         since.cast_signed() >= 0
     }
@@ -108,7 +118,8 @@ impl<M: Mode> Srcu<M> {
 
     /// Waits, however long it takes.
     pub(super) fn wait(&self, period: GracePeriod, urgency: Urgency) {
-        if urgency == Urgency::Expedited {
+        let hurry = urgency == Urgency::Expedited && !planted::is(Fault::ExpeditedNotRecorded);
+        if hurry {
             self.expedited.fetch_add(1, Ordering::Relaxed);
         }
         let mut relax = || {
@@ -121,7 +132,7 @@ impl<M: Mode> Srcu<M> {
         };
         // Never gives up.
         let _ = self.wait_while(period, urgency, &mut relax);
-        if urgency == Urgency::Expedited {
+        if hurry {
             self.expedited.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -157,13 +168,26 @@ impl<M: Mode> Srcu<M> {
         let under_way = self.sequence.load(Ordering::Relaxed) | 1;
         self.sequence.store(under_way, Ordering::Relaxed);
         // Partners: the entry of each section, and the fence in `next_grace_period`.
-        fence(Ordering::SeqCst);
-        if !self.mode.balanced(&[0, 1], urgency) {
-            let rank = self.rank.load(Ordering::Relaxed);
+        if !planted::is(Fault::DriverUnfenced) {
+            fence(Ordering::SeqCst);
+        }
+        let rank = self.rank.load(Ordering::Relaxed);
+        let ranks = if planted::is(Fault::OneRankLookedAt) {
+            &[rank, rank]
+        } else {
+            &[0, 1]
+        };
+        if !self.mode.balanced(ranks, urgency) {
             // Readers that chose their rank before the last change of rank.
-            self.wait_for_rank(rank ^ 1, urgency, patience)?;
-            self.rank.store(rank ^ 1, Ordering::Relaxed);
-            self.wait_for_rank(rank, urgency, patience)?;
+            if !planted::is(Fault::IdleRankNotAwaited) {
+                self.wait_for_rank(rank ^ 1, urgency, patience)?;
+            }
+            if !planted::is(Fault::RankNeverChanges) {
+                self.rank.store(rank ^ 1, Ordering::Relaxed);
+            }
+            if !planted::is(Fault::CurrentRankNotAwaited) {
+                self.wait_for_rank(rank, urgency, patience)?;
+            }
         }
         self.sequence
             .store(under_way.wrapping_add(1), Ordering::Release);

@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use core::sync::atomic::compiler_fence;
 
 use super::mode::{Counters, Readers, Section, Urgency};
+use crate::planted::{self, Fault};
 use crate::primitive::{AtomicUsize, Ordering};
 
 /// What a kernel supplies so that readers need neither a locked operation nor a fence.
@@ -160,8 +161,21 @@ impl<H: Hooks> Hooked<H> {
         });
     }
 
+    fn barrier(&self, urgency: Urgency) {
+        if planted::is(Fault::BarrierLeftOut) {
+            return;
+        }
+        match urgency {
+            Urgency::Expedited if !planted::is(Fault::ExpeditedBroadcastNotUsed) => {
+                self.hooks.barrier_expedited();
+            }
+            _ => self.hooks.barrier(),
+        }
+    }
+
     fn sum(&self, ranks: &[usize], counters: impl Fn(&Cpu) -> &[AtomicUsize; 2]) -> usize {
-        self.cpus
+        let left_out = usize::from(planted::is(Fault::LastCpuNotCounted));
+        self.cpus[..self.cpus.len() - left_out]
             .iter()
             .flat_map(|cpu| ranks.iter().map(|&rank| &counters(cpu)[rank]))
             .fold(0, |sum, counter| {
@@ -189,17 +203,25 @@ impl<H: Hooks> Readers for Hooked<H> {
     /// its lock and all its accesses. A section whose lock is missed by the second sum was entered
     /// after it, and finds what was published before.
     fn balanced(&self, ranks: &[usize], urgency: Urgency) -> bool {
-        let unlocks = self.sum(ranks, |cpu| &cpu.unlocks);
+        let sum_unlocks = || self.sum(ranks, |cpu| &cpu.unlocks);
+        let sum_locks = || self.sum(ranks, |cpu| &cpu.locks);
+        if planted::is(Fault::BarrierBeforeUnlocks) {
+            self.barrier(urgency);
+            return sum_unlocks() == sum_locks();
+        }
+        if planted::is(Fault::HookedLocksSummedFirst) {
+            let locks = sum_locks();
+            self.barrier(urgency);
+            return sum_unlocks() == locks;
+        }
+        let unlocks = sum_unlocks();
         // Without a barrier this proves nothing, but if it fails no barrier would help.
-        if unlocks != self.sum(ranks, |cpu| &cpu.locks) {
+        if unlocks != sum_locks() {
             return false;
         }
         // Partners: the compiler fences in `enter` and `leave`.
-        match urgency {
-            Urgency::Normal => self.hooks.barrier(),
-            Urgency::Expedited => self.hooks.barrier_expedited(),
-        }
-        unlocks == self.sum(ranks, |cpu| &cpu.locks)
+        self.barrier(urgency);
+        planted::is(Fault::BarrierAfterLocks) || unlocks == sum_locks()
     }
 
     fn unbalanced(&self, rank: usize) -> Option<(Counters, usize)> {

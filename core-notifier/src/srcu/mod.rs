@@ -18,6 +18,7 @@ use self::callback::CallbackQueue;
 use self::mode::{Section, Urgency};
 use self::try_lock::TryLock;
 use crate::error::WaitError;
+use crate::planted::{self, Fault};
 use crate::primitive::{self, AtomicBool, AtomicUsize, Ordering};
 
 pub use self::checked::{Checked, Context};
@@ -160,16 +161,21 @@ impl<M: Mode> Srcu<M> {
         if self.is_inside() {
             return 0;
         }
-        let Some(_runner) = self.runner.try_lock() else {
+        let runner = self.runner.try_lock();
+        if runner.is_none() && !planted::is(Fault::RunnerNotExclusive) {
             return 0;
-        };
+        }
         let batch = self.callbacks.take();
         if batch.is_empty() {
             return 0;
         }
-        self.wait(self.next_grace_period(), Urgency::Normal);
+        if !planted::is(Fault::CallbacksNotDelayed) {
+            self.wait(self.next_grace_period(), Urgency::Normal);
+        }
         let _running = self.mode.context().map(|context| {
-            self.running.store(context.get(), Ordering::Relaxed);
+            if !planted::is(Fault::CallbackNotNoticed) {
+                self.running.store(context.get(), Ordering::Relaxed);
+            }
             Running(&self.running)
         });
         batch.fold(0, |count, callback| {
@@ -200,7 +206,11 @@ impl<M: Mode> Srcu<M> {
             let reached = reached.clone();
             move || reached.store(true, Ordering::Release)
         });
-        while !reached.load(Ordering::Acquire) {
+        let is_reached = || {
+            reached.load(Ordering::Acquire)
+                || planted::is(Fault::BarrierForQueueOnly) && self.callbacks.is_empty()
+        };
+        while !is_reached() {
             if self.run_callbacks() == 0 {
                 (self.relax)();
             }

@@ -7,6 +7,7 @@ use core::ops::Deref;
 use core::ptr::{self, NonNull};
 
 use super::{Fenced, GracePeriod, Mode, Srcu, SrcuGuard};
+use crate::planted::{self, Fault};
 use crate::primitive::{AtomicPtr, Ordering, state_total_order};
 
 /// An immutable value, or none, that can be replaced while readers look at it.
@@ -55,7 +56,8 @@ impl<T: Send + Sync + 'static, M: Mode> Published<T, M> {
         }
         let section = self.srcu.read();
         // A section that the updater does not count finds the new pointer here. See `Srcu`.
-        let value = NonNull::new(self.pointer.load(M::FOLLOW))?;
+        let follow = planted::weaken(M::FOLLOW, Fault::HookedFollowRelaxed);
+        let value = NonNull::new(self.pointer.load(follow))?;
         Some(Reader {
             value,
             _section: section,
@@ -155,7 +157,13 @@ impl<T: Send + Sync + 'static, M: Mode> Retired<T, M> {
         let Some(srcu) = self.srcu.upgrade() else {
             return Ok(());
         };
-        srcu.wait_for(self.grace_period).map_err(|_| srcu)
+        if planted::is(Fault::RetiredNotAwaited) {
+            return Ok(());
+        }
+        match srcu.wait_for(self.grace_period) {
+            Err(_) if !planted::is(Fault::RetiredInsideDropped) => Err(srcu),
+            _ => Ok(()),
+        }
     }
 
     /// # Safety

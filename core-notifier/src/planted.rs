@@ -1,0 +1,167 @@
+//! Faults that are planted on purpose, so that it is seen which test notices each.
+//!
+//! Without `cfg(planted)` every question is answered no at compile time. With it, the environment
+//! variable `SHOOTDOWN_PLANT` names the fault of this run: `cargo xtask test --planted
+//! core-notifier` runs the tests once for each.
+
+use crate::primitive::Ordering;
+
+/// Declares the faults: what each does, then its name, then who is to notice it: the build
+/// (`real` or `loom`), the test file, and the beginning of the names of the tests that are run.
+macro_rules! faults {
+    ($(#[doc = $about:literal] $fault:ident => $build:ident $file:literal $tests:literal;)*) => {
+        /// A mistake that the crate can be told to make.
+        #[derive(Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum Fault {
+            $(#[doc = $about] $fault,)*
+        }
+
+        /// All faults, for `tests/planted.rs`.
+        #[cfg(planted)]
+        pub const FAULTS: &[PlantedFault] = &[$(PlantedFault {
+            name: stringify!($fault),
+            about: $about,
+            build: stringify!($build),
+            file: $file,
+            tests: $tests,
+        },)*];
+    };
+}
+
+faults! {
+    /// A grace period does not wait for the rank that is out of use.
+    IdleRankNotAwaited => loom "loom" "one_reader_with_two_sections";
+    /// A grace period does not wait for the rank that readers use.
+    CurrentRankNotAwaited => loom "loom" "two_readers one_reader_with_two_sections";
+    /// The first look of a grace period leaves out the rank that is out of use.
+    OneRankLookedAt => loom "loom" "one_reader_with_two_sections two_readers";
+    /// A grace period does not move new readers to the other rank.
+    RankNeverChanges => real "races" "a_stream_of_readers";
+    /// A grace period begins without a fence.
+    DriverUnfenced => loom "loom" "one_reader_with_two_sections";
+    /// Who asks for a grace period looks at the sequence without a fence.
+    RequestUnfenced => loom "loom" "one_reader_against_two_updaters";
+    /// Who asks for a grace period is content with one that is under way.
+    PeriodUnderWayJoined => loom "loom" "one_reader_against_two_updaters";
+    /// The end of a grace period that another thread drove is not acquired.
+    EndNotAcquired => loom "loom" "one_reader_against_two_updaters";
+    /// An expedited wait does not make the driver hurry.
+    ExpeditedNotRecorded => real "srcu" "expedited";
+    /// A bounded wait goes on when it is told to stop.
+    NeverGivesUp => real "srcu" "a_leaked_guard";
+    /// Fenced: locks are summed before unlocks.
+    LocksSummedFirst => loom "loom" "two_readers one_reader_with_two_sections";
+    /// Fenced: the sum of unlocks acquires nothing.
+    SumNotAcquired => loom "loom" "one_reader_with_two_sections two_readers";
+    /// Fenced: the exit of a section that owns its slot releases nothing.
+    OwnedExitRelaxed => loom "loom" "one_reader_with_two_sections";
+    /// Fenced: the exit of a section on the shared slot releases nothing.
+    SharedExitRelaxed => loom "loom" "two_readers nested";
+    /// Fenced: the claim of a slot has no place in the total order.
+    ClaimUnordered => loom "loom" "one_reader_with_two_sections";
+    /// Fenced: joining the shared slot has no place in the total order.
+    JoinUnordered => loom "loom" "two_readers";
+    /// Fenced: sums leave out the shared slot.
+    SharedSlotNotCounted => real "races" "a_grace_period_waits";
+    /// Hooked: a grace period issues no barrier on all CPUs.
+    BarrierLeftOut => loom "loom" "hooked_one_reader_with_two_sections hooked_two_readers";
+    /// Hooked: the barrier comes before both sums and not between them.
+    BarrierBeforeUnlocks => loom "loom" "hooked_one_reader_with_two_sections hooked_two_readers";
+    /// Hooked: the barrier comes after both sums and not between them.
+    BarrierAfterLocks => loom "loom" "hooked_one_reader_with_two_sections hooked_two_readers";
+    /// Hooked: locks are summed before unlocks.
+    HookedLocksSummedFirst => loom "loom" "hooked_two_readers hooked_one_reader_with_two_sections";
+    /// Hooked: the pointer of a published value is loaded relaxed.
+    HookedFollowRelaxed => loom "loom" "hooked_published_value";
+    /// Hooked: an expedited grace period waits for the ordinary barrier.
+    ExpeditedBroadcastNotUsed => real "srcu" "expedited";
+    /// Hooked: sums leave out the last CPU.
+    LastCpuNotCounted => real "srcu" "hooked";
+    /// A replaced value is dropped without a wait for its readers.
+    RetiredNotAwaited => loom "loom" "published_value";
+    /// A replaced value that is dropped inside a section is dropped at once.
+    RetiredInsideDropped => real "srcu" "a_value_replaced_inside";
+    /// Checked: a context that is inside a section is not found.
+    InsideNotNoticed => real "srcu" "checked";
+    /// Checked: the exit of a section leaves its context behind.
+    PlaceNotGivenBack => real "srcu" "checked";
+    /// Checked: the context that runs callbacks is not known.
+    CallbackNotNoticed => real "srcu" "checked_barrier";
+    /// Callbacks are called without a grace period.
+    CallbacksNotDelayed => real "races" "callbacks_wait";
+    /// Two threads call callbacks at the same time.
+    RunnerNotExclusive => loom "loom" "two_barriers";
+    /// The barrier is content when the queue is empty.
+    BarrierForQueueOnly => loom "loom" "two_barriers one_reader_against_a_deferred";
+    /// All keys get the same domain.
+    DomainsAllOne => real "srcu" "domains";
+    /// Unregistration does not wait for a grace period.
+    UnregisterNotAwaited => loom "loom" "n1_";
+    /// Unregistration asks whether exit was first before its section begins.
+    UnregisterAsksOutside => loom "loom" "n3_";
+    /// Unregistration takes the notifier out of the list and then calls its release outside of any section.
+    UnregisterReleasesLate => real "races" "n2_n3_n5";
+    /// Unregistration leaves lists that nobody walks any more to a callback.
+    UnregisterKeepsLists => real "semantics" "unregister_drops";
+    /// Exit does not wait for a grace period.
+    ReleaseNotAwaited => real "races" "n4_ n2_n3_n5";
+    /// Registration subscribes after the kernel has its lock back.
+    RegisterUnlocked => real "semantics" "n6_";
+    /// The end of an invalidation does not invalidate the range.
+    EndWithoutInvalidate => real "semantics" "invalidate_range_end";
+    /// The first notifier that says young ends the round of clear_young.
+    YoungShortCircuits => real "semantics" "n28_";
+    /// Notifiers are called for an empty range.
+    EmptyRangePassedOn => real "semantics" "n30_";
+    /// An address space that is dropped does not release its notifiers.
+    DropNotReleased => real "semantics" "destruction";
+    /// Two threads may unregister the same notifier.
+    ClaimedTwice => real "races" "two_unregister";
+    /// Registration after exit is let in.
+    RegisteredAfterExit => real "semantics" "registering_after";
+}
+
+/// What is known of a fault besides what it does.
+#[cfg(planted)]
+#[derive(Clone, Copy)]
+pub struct PlantedFault {
+    /// What `SHOOTDOWN_PLANT` calls it.
+    pub name: &'static str,
+    /// What it does, in one sentence.
+    pub about: &'static str,
+    /// `real`, or `loom` for a build under `cfg(loom)`.
+    pub build: &'static str,
+    /// The file in `tests/` that is to notice it.
+    pub file: &'static str,
+    /// Beginnings of names of tests to run, separated by blanks; all if empty.
+    pub tests: &'static str,
+}
+
+/// Whether `fault` is planted in this run.
+#[cfg(not(planted))]
+#[inline(always)]
+pub(crate) const fn is(_fault: Fault) -> bool {
+    false
+}
+
+/// Whether `fault` is planted in this run.
+#[cfg(planted)]
+pub(crate) fn is(fault: Fault) -> bool {
+    static PLANTED: std::sync::OnceLock<Option<usize>> = std::sync::OnceLock::new();
+    let planted = PLANTED.get_or_init(|| {
+        let name = std::env::var("SHOOTDOWN_PLANT").ok()?;
+        let index = FAULTS.iter().position(|fault| fault.name == name);
+        Some(index.unwrap_or_else(|| panic!("no fault is called {name}")))
+    });
+    *planted == Some(fault as usize)
+}
+
+/// `ordering`, or none at all if `fault` is planted.
+#[inline(always)]
+pub(crate) fn weaken(ordering: Ordering, fault: Fault) -> Ordering {
+    if is(fault) {
+        Ordering::Relaxed
+    } else {
+        ordering
+    }
+}
