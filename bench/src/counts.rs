@@ -18,11 +18,13 @@ pub fn run() {
     let mut cases = vec![
         ("enter", enter::load()),
         ("enter", enter::fenced()),
+        ("enter", enter::hooked()),
         ("enter", enter::crossbeam_local()),
         ("enter", enter::linux_srcu()),
     ];
     for (group, subscribers) in [("notify 0", 0), ("notify 1", 1), ("notify 4", 4)] {
         cases.push((group, notify::fenced(subscribers)));
+        cases.push((group, notify::hooked(subscribers)));
         cases.push((group, notify::linux_srcu(subscribers)));
     }
     for (group, case) in &cases {

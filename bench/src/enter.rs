@@ -5,11 +5,12 @@ use std::sync::RwLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use arc_swap::ArcSwap;
-use core_notifier::{Published, Srcu};
+use core_notifier::{Mode, Published, Srcu};
 use crossbeam_epoch::Collector;
 
 use crate::case::{Case, forever, repeat};
-use crate::peers::cpu;
+use crate::cpu::{self, Threads};
+use crate::floor::Counters;
 use crate::peers::linux_srcu::LinuxSrcu;
 
 /// What the pointer points to.
@@ -19,7 +20,10 @@ const VALUE: u64 = 42;
 pub fn cases() -> Vec<Case> {
     let mut cases = vec![
         load(),
+        locked_floor(),
+        plain_floor(),
         fenced(),
+        hooked(),
         crossbeam_local(),
         crossbeam_default(),
         seize(),
@@ -41,12 +45,49 @@ pub fn load() -> Case {
     })
 }
 
+/// The least that a section with one locked operation can cost.
+fn locked_floor() -> Case {
+    let pointer = forever(AtomicPtr::new(Box::into_raw(Box::new(VALUE))));
+    Case::new("floor: 1 locked", move || {
+        let counters = forever(Counters::default());
+        repeat((counters, pointer), |(counters, pointer)| {
+            // SAFETY: the value is never freed.
+            counters.locked(|| unsafe { *pointer.load(Ordering::SeqCst) })
+        })
+    })
+}
+
+/// The least that a section without a locked operation can cost.
+fn plain_floor() -> Case {
+    let pointer = forever(AtomicPtr::new(Box::into_raw(Box::new(VALUE))));
+    Case::new("floor: 2 plain", move || {
+        let counters = forever(Counters::default());
+        repeat((counters, pointer), |(counters, pointer)| {
+            // SAFETY: the value is never freed.
+            counters.plain(|| unsafe { *pointer.load(Ordering::Acquire) })
+        })
+    })
+}
+
 /// Our read section, for kernels that supply no hooks.
 pub fn fenced() -> Case {
-    let published = forever(Published::new(Arc::new(Srcu::new())));
-    drop(published.replace(Some(Box::new(VALUE))));
-    Case::shared("fenced", published, |published| {
-        *published.read().expect("published above")
+    ours("fenced", Srcu::new())
+}
+
+/// Our read section, for kernels that supply hooks.
+pub fn hooked() -> Case {
+    ours("hooked", Threads::domain())
+}
+
+fn ours<M: Mode>(name: &'static str, srcu: Srcu<M>) -> Case {
+    let published = Published::new(Arc::new(srcu));
+    assert!(published.replace(Some(Box::new(VALUE))).is_none());
+    let published = forever(published);
+    Case::new(name, move || {
+        cpu::bring_up();
+        repeat(published, |published| {
+            *published.read().expect("published above")
+        })
     })
 }
 

@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 
 use arc_swap::ArcSwap;
-use core_notifier::Srcu;
+use core_notifier::{Mode, Srcu};
 use crossbeam_epoch::{Collector, LocalHandle};
 
 use crate::case::{Case, forever, repeat};
-use crate::peers::cpu;
+use crate::cpu::{self, Threads};
 use crate::peers::linux_srcu::LinuxSrcu;
 
 /// Who waits, and whom for.
@@ -22,7 +22,8 @@ pub struct Pair {
 /// All ways of waiting.
 pub fn pairs() -> Vec<Pair> {
     vec![
-        fenced(),
+        ours("fenced", Srcu::new()),
+        ours("hooked", Threads::domain()),
         linux_srcu(),
         crossbeam(),
         arc_swap(),
@@ -47,11 +48,17 @@ fn pair<S: Sync, R>(
     }
 }
 
-fn fenced() -> Pair {
-    pair("fenced", forever(Srcu::new()), Srcu::synchronize, |srcu| {
-        let _section = srcu.read();
-        0
-    })
+fn ours<M: Mode>(name: &'static str, srcu: Srcu<M>) -> Pair {
+    let srcu = forever(srcu);
+    Pair {
+        updater: Case::shared(name, srcu, |srcu| srcu.synchronize().expect("not inside")),
+        reader: Case::new(name, move || {
+            cpu::bring_up();
+            repeat(srcu, |srcu| {
+                let _section = srcu.read();
+            })
+        }),
+    }
 }
 
 fn linux_srcu() -> Pair {

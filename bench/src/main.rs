@@ -7,8 +7,10 @@
 mod case;
 mod clock;
 mod counts;
+mod cpu;
 mod crew;
 mod enter;
+mod floor;
 mod footprint;
 mod grace;
 mod heap;

@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
 use arc_swap::ArcSwap;
-use core_notifier::{AddressSpace, Notifier, Range, Srcu};
+use core_notifier::{AddressSpace, Mode, Notifier, Range, Srcu};
 use crossbeam_epoch::Collector;
 
 use crate::case::{Case, forever, repeat};
-use crate::peers::cpu;
+use crate::cpu::{self, Threads};
+use crate::floor::Counters;
 use crate::peers::linux_srcu::LinuxSrcu;
 
 /// How many subscribers there are, from group to group.
@@ -38,7 +39,10 @@ pub fn cases(subscribers: usize) -> Vec<Case> {
     let array = || array(subscribers);
     vec![
         unprotected(array()),
+        locked_floor(array()),
+        plain_floor(array()),
         fenced(subscribers),
+        hooked(subscribers),
         linux_srcu(subscribers),
         crossbeam(array()),
         Case::shared(
@@ -72,22 +76,52 @@ fn unprotected(array: Vec<Arc<dyn Notifier>>) -> Case {
     Case::shared("array, unprotected", forever(array), |array| tell(array))
 }
 
-/// An address space with so many subscribers, in a domain without hooks.
-pub fn fenced_space(subscribers: usize) -> AddressSpace {
-    let space = AddressSpace::new(Arc::new(Srcu::new()));
+fn locked_floor(array: Vec<Arc<dyn Notifier>>) -> Case {
+    let array = forever(array);
+    Case::new("floor: 1 locked, array", move || {
+        let counters = forever(Counters::default());
+        repeat((counters, array), |(counters, array)| {
+            counters.locked(|| tell(array));
+        })
+    })
+}
+
+fn plain_floor(array: Vec<Arc<dyn Notifier>>) -> Case {
+    let array = forever(array);
+    Case::new("floor: 2 plain, array", move || {
+        let counters = forever(Counters::default());
+        repeat((counters, array), |(counters, array)| {
+            counters.plain(|| tell(array));
+        })
+    })
+}
+
+/// An address space in the domain `srcu` with so many subscribers.
+pub fn space<M: Mode>(srcu: Srcu<M>, subscribers: usize) -> AddressSpace<M> {
+    let space = AddressSpace::new(Arc::new(srcu));
     for _ in 0..subscribers {
         space
             .register_locked(subscriber())
             .expect("each is new and the space alive");
     }
-    space.barrier();
     space
 }
 
 /// Ours, for kernels that supply no hooks.
 pub fn fenced(subscribers: usize) -> Case {
-    Case::shared("fenced", forever(fenced_space(subscribers)), |space| {
-        space.invalidate_range(RANGE);
+    ours("fenced", space(Srcu::new(), subscribers))
+}
+
+/// Ours, for kernels that supply hooks.
+pub fn hooked(subscribers: usize) -> Case {
+    ours("hooked", space(Threads::domain(), subscribers))
+}
+
+fn ours<M: Mode>(name: &'static str, space: AddressSpace<M>) -> Case {
+    let space = forever(space);
+    Case::new(name, move || {
+        cpu::bring_up();
+        repeat(space, |space| space.invalidate_range(RANGE))
     })
 }
 

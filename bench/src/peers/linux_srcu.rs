@@ -9,7 +9,7 @@ use std::hint::spin_loop;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
 
-use super::cpu::{self, CPUS};
+use crate::cpu::{self, CPUS};
 
 #[repr(align(64))]
 #[derive(Default)]

@@ -1,6 +1,5 @@
-//! Peers that are not crates, and what stands for a kernel's per-CPU data.
+//! Peers that are not crates.
 
-pub mod cpu;
 #[cfg(feature = "liburcu")]
 pub mod liburcu;
 pub mod linux_srcu;
