@@ -68,6 +68,8 @@ pub enum QueueError {
         /// Commands that fit.
         capacity: usize,
     },
+    /// The hardware dropped the list because of an error of somebody else's. It may be posted again.
+    Aborted,
     /// An error code that the specification does not define.
     Unknown {
         /// The code.
@@ -210,6 +212,7 @@ impl fmt::Display for QueueError {
                     "{commands} commands do not fit a queue of {capacity}"
                 )
             }
+            Self::Aborted => write!(formatter, "the list was dropped because of another's error"),
             Self::Unknown { code } => write!(formatter, "undefined queue error {code:#x}"),
         }
     }

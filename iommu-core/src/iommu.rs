@@ -33,8 +33,10 @@ pub struct DeviceConfig {
 #[derive(Debug)]
 #[must_use = "the translations are gone only when the ticket was waited for"]
 pub struct Ticket {
-    /// The queue position just past the list's sync.
+    /// The queue position just past the list, its sync included if it has one.
     pub(crate) end: u64,
+    /// Whether the list has a sync of its own; else the next one after it stands for it.
+    pub(crate) has_sync: bool,
 }
 
 /// Proof that everything that a [`Ticket`] stands for is done: the frames behind the range may be

@@ -32,6 +32,7 @@ pub mod operation;
 pub mod page_table;
 pub mod pasid;
 pub mod platform;
+mod primitive;
 pub mod ring;
 pub mod sva;
 pub mod tag;

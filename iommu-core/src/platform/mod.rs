@@ -24,6 +24,15 @@ pub trait Platform: Send + Sync + 'static {
     type Clock: Clock;
     /// Who is told of commands, doorbells and waits; `()` for nobody, at no cost.
     type Observer: Observer;
+
+    /// Runs `section` with interrupts off on this CPU, and restores them as they were.
+    ///
+    /// The ring takes its lock inside. A kernel that notifies from interrupt handlers must supply
+    /// this, or a handler that interrupts the holder of the lock waits for it for ever; others may
+    /// keep the default, which changes nothing.
+    fn without_interrupts<T>(section: impl FnOnce() -> T) -> T {
+        section()
+    }
 }
 
 /// The instances of one IOMMU's [`Platform`].

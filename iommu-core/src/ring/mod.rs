@@ -11,24 +11,31 @@
 //!
 //! Slots are reused when the sync that covers them is complete, so with [`Completion::Memory`] no
 //! register is read at all until a time limit passes; then the error registers are looked at.
-//! Nothing is held over a wait.
+//! Nothing is held over a wait. With many waiters they share syncs.
+//!
+//! An error is the list's whose command failed: everybody else's complete, and the ring goes on. See
+//! [`Loss`].
 
+mod lists;
 mod position;
-#[cfg(test)]
+mod sequencer;
+mod slots;
+mod watch;
+
+#[cfg(all(test, loom))]
+mod loom;
+#[cfg(all(test, not(loom)))]
 mod tests;
 
-use crate::error::{OutOfMemory, QueueError, Timeout};
+use crate::error::{OutOfMemory, QueueError};
 use crate::ids::PhysicalAddress;
 use crate::iommu::{Completed, Ticket};
-use crate::platform::{
-    Clock, Deadline, DmaBuffer, Mmio, Observer, Parts, Platform, WalkerCoherency,
-};
-use alloc::boxed::Box;
+use crate::platform::{Mmio, Observer, Parts, Platform, WalkerCoherency};
 use alloc::sync::Arc;
-use alloc::vec;
 use core::fmt;
-use position::{is_lap_done, lap};
-use spin::Mutex;
+use sequencer::Sequencer;
+use slots::RingSlots;
+use watch::Watch;
 
 /// A command of `WORDS` little-endian 64-bit words.
 pub type Command<const WORDS: usize> = [u64; WORDS];
@@ -60,6 +67,37 @@ pub struct CompletionWord {
     pub value: u32,
 }
 
+/// Why a queue has stopped, and what that means for the lists in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stop {
+    /// What the lists concerned get to know.
+    pub error: QueueError,
+    /// Which they are.
+    pub loss: Loss,
+}
+
+/// Which lists an error is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// The command in this slot was not executed, and the hardware waits in front of it. The ring
+    /// puts a bare sync in its place and restarts; only the list of that command has failed.
+    Command {
+        /// The slot.
+        slot: usize,
+    },
+    /// The sync in this slot found that a device did not answer, and the hardware waits in front of
+    /// it, to execute it again. What the sync stands for has failed.
+    Sync {
+        /// The slot.
+        slot: usize,
+    },
+    /// The syncs between what is complete and the head register were dropped and will never be
+    /// reported. Every list that begins in front of the head has failed.
+    PendingSyncs,
+    /// The hardware does not go on.
+    Queue,
+}
+
 /// What a backend's `queue` adds to the ring: its registers and its sync command.
 pub trait QueueRegisters<const WORDS: usize>: Send + Sync + 'static {
     /// Writes the tail register: the hardware may read up to, not including, `position`, which
@@ -75,7 +113,11 @@ pub trait QueueRegisters<const WORDS: usize>: Send + Sync + 'static {
     fn sync(&self, word: Option<CompletionWord>) -> Command<WORDS>;
 
     /// Looks at the error registers. `Some` if the queue has stopped.
-    fn read_error(&self, mmio: &impl Mmio) -> Option<QueueError>;
+    fn read_stop(&self, mmio: &impl Mmio) -> Option<Stop>;
+
+    /// Acknowledges `stop` and lets the hardware go on up to `position`. Called under the ring's
+    /// lock, after the slot of a failed command was overwritten; not for [`Loss::Queue`].
+    fn restart(&self, mmio: &impl Mmio, stop: Stop, position: u64);
 }
 
 /// How large a ring is and how long it waits.
@@ -87,6 +129,8 @@ pub struct Config {
     pub completion: Completion,
     /// Whether the hardware reads the queue through the CPU's caches.
     pub coherency: WalkerCoherency,
+    /// Syncs in flight from which on waiters share one; at least 1.
+    pub most_syncs: usize,
     /// Nanoseconds before the error registers are looked at, and between two looks.
     pub look_at_errors: u64,
     /// Nanoseconds before a wait is given up.
@@ -94,38 +138,24 @@ pub struct Config {
 }
 
 impl Config {
-    /// A ring of `slots` that looks at the error registers every 100 µs and gives up after 2 s.
+    /// A ring of `slots` with four syncs in flight, that looks at the error registers every 100 µs
+    /// and gives up after 2 s.
     pub const fn new(slots: usize, completion: Completion, coherency: WalkerCoherency) -> Self {
-        let (look_at_errors, give_up) = (100_000, 2_000_000_000);
         Self {
             slots,
             completion,
             coherency,
-            look_at_errors,
-            give_up,
+            most_syncs: 4,
+            look_at_errors: 100_000,
+            give_up: 2_000_000_000,
         }
     }
 }
 
 /// A command queue of one IOMMU.
 pub struct Ring<const WORDS: usize, R: QueueRegisters<WORDS>, P: Platform> {
-    parts: Arc<Parts<P>>,
-    registers: R,
-    entries: DmaBuffer<P>,
-    words: Option<DmaBuffer<P>>,
+    sequencer: Sequencer<RingSlots<WORDS, R, P>>,
     config: Config,
-    state: Mutex<State>,
-}
-
-struct State {
-    /// Where the next command goes.
-    tail: u64,
-    /// Everything before is complete; always the end of a list.
-    done: u64,
-    /// For a slot where a list begins: the position just past the list.
-    ends: Box<[u64]>,
-    /// Set once the hardware has stopped.
-    failed: Option<QueueError>,
 }
 
 impl<const WORDS: usize, R: QueueRegisters<WORDS>, P: Platform> Ring<WORDS, R, P> {
@@ -134,41 +164,25 @@ impl<const WORDS: usize, R: QueueRegisters<WORDS>, P: Platform> Ring<WORDS, R, P
     /// The backend then writes [`physical`](Self::physical) to the base register, resets head and
     /// tail to 0, and enables the queue before the first [`submit`](Self::submit).
     pub fn new(parts: &Arc<Parts<P>>, registers: R, config: Config) -> Result<Self, OutOfMemory> {
-        let slots = config.slots;
         assert!(
-            slots.is_power_of_two() && slots >= 4,
-            "a ring has 2^n slots, at least 4"
+            config.slots.is_power_of_two() && config.slots >= 4 && config.most_syncs > 0,
+            "a ring has 2^n slots, at least 4, and at least one sync"
         );
-        let bytes = slots * WORDS * 8;
-        let entries = DmaBuffer::new(parts, bytes, bytes.max(4096), config.coherency)?;
-        let words = match config.completion {
-            Completion::Memory => Some(DmaBuffer::new(parts, slots * 4, 4096, config.coherency)?),
-            Completion::Head => None,
-        };
-        let state = Mutex::new(State {
-            tail: 0,
-            done: 0,
-            ends: vec![0; slots].into(),
-            failed: None,
-        });
+        let slots = RingSlots::new(parts, registers, config)?;
         Ok(Self {
-            parts: parts.clone(),
-            registers,
-            entries,
-            words,
+            sequencer: Sequencer::new(slots, config.slots, config.most_syncs),
             config,
-            state,
         })
     }
 
     /// Where the queue lies.
     pub fn physical(&self) -> PhysicalAddress {
-        self.entries.physical()
+        self.sequencer.slots.physical()
     }
 
     /// The registers' side.
     pub fn registers(&self) -> &R {
-        &self.registers
+        self.sequencer.slots.registers()
     }
 
     /// Posts the list that `emit` produces, with a sync behind it, by one doorbell.
@@ -176,188 +190,53 @@ impl<const WORDS: usize, R: QueueRegisters<WORDS>, P: Platform> Ring<WORDS, R, P
     /// `emit` is called twice, once to count and once to write, and must produce the same list both
     /// times; it runs under the ring's lock the second time. An empty list is a bare sync. If the
     /// ring is full, waits for room without holding anything.
+    ///
+    /// With [`Config::most_syncs`] in flight, sync and doorbell come later, from whoever waits
+    /// first for a list of the group.
     pub fn submit(&self, emit: impl Fn(&mut dyn FnMut(Item<WORDS>))) -> Result<Ticket, QueueError> {
-        let mut commands = 1;
+        let mut commands = 0;
         emit(&mut |_| commands += 1);
         let capacity = self.config.slots - 1;
-        if commands > capacity {
-            return Err(QueueError::ListTooLong { commands, capacity });
+        if commands + 1 > capacity {
+            return Err(QueueError::ListTooLong {
+                commands: commands + 1,
+                capacity,
+            });
         }
-        let mut watch = self.watch("waiting for room in the command queue");
+        let bare_sync = self.registers().sync(None);
+        let mut watch = Watch::new(
+            &self.sequencer,
+            &self.config,
+            "waiting for room in the queue",
+        );
         loop {
-            if let Some(ticket) = self.try_write(commands, &emit)? {
-                return Ok(ticket);
+            let posted = self.sequencer.post(commands, |put| {
+                emit(&mut |item| match item {
+                    Item::Command(command) => put(command),
+                    Item::Barrier => put(bare_sync),
+                });
+            })?;
+            match posted {
+                Some(ticket) => return Ok(ticket),
+                None => watch.turn(None)?,
             }
-            watch.turn()?;
         }
     }
 
     /// Waits until `ticket` is complete, looking at the error registers from time to time.
     ///
-    /// Once the hardware has stopped with an error, this and every later call return it: nothing
-    /// that was not complete by then counts as done.
+    /// # Errors
+    ///
+    /// What went wrong with the list itself ([`Loss`]); others are not concerned. Once the hardware
+    /// does not go on at all, this and every later call return that error, and nothing that was not
+    /// complete by then counts as done.
     pub fn wait(&self, ticket: Ticket) -> Result<Completed, QueueError> {
-        self.parts.observer.wait();
-        let mut watch = self.watch("waiting for a sync");
-        while !self.is_complete(&ticket) {
-            watch.turn()?;
+        self.sequencer.slots.parts().observer.wait();
+        let mut watch = Watch::new(&self.sequencer, &self.config, "waiting for a sync");
+        while !self.sequencer.poll(&ticket)? {
+            watch.turn(Some(&ticket))?;
         }
         Ok(Completed { _proof: () })
-    }
-
-    /// Writes the list and rings the doorbell, if there is room.
-    fn try_write(
-        &self,
-        commands: usize,
-        emit: &impl Fn(&mut dyn FnMut(Item<WORDS>)),
-    ) -> Result<Option<Ticket>, QueueError> {
-        let mut state = self.state.lock();
-        if let Some(error) = state.failed {
-            return Err(error);
-        }
-        if (state.tail - state.done) as usize + commands >= self.config.slots {
-            self.reclaim(&mut state);
-            if (state.tail - state.done) as usize + commands >= self.config.slots {
-                return Ok(None);
-            }
-        }
-        let start = state.tail;
-        emit(&mut |item| {
-            let command = match item {
-                Item::Command(command) => command,
-                Item::Barrier => self.registers.sync(None),
-            };
-            self.put(&mut state, command);
-        });
-        let word = self.words.as_ref().map(|words| CompletionWord {
-            address: PhysicalAddress(words.physical().0 + 4 * self.slot(state.tail) as u64),
-            value: lap(state.tail, self.config.slots),
-        });
-        self.put(&mut state, self.registers.sync(word));
-        state.ends[self.slot(start)] = state.tail;
-        self.publish(start, state.tail);
-        self.registers.write_tail(&self.parts.mmio, state.tail);
-        self.parts.observer.doorbell();
-        Ok(Some(Ticket { end: state.tail }))
-    }
-
-    fn put(&self, state: &mut State, command: Command<WORDS>) {
-        let first = self.slot(state.tail) * WORDS;
-        for (word, value) in command.into_iter().enumerate() {
-            self.entries.store(first + word, value);
-        }
-        self.parts.observer.command(&command);
-        state.tail += 1;
-    }
-
-    /// Makes the commands from `start` to `end` visible to hardware that does not snoop.
-    fn publish(&self, start: u64, end: u64) {
-        let (first, count) = (self.slot(start), (end - start) as usize);
-        let before_wrap = count.min(self.config.slots - first);
-        self.entries.publish(first * WORDS, before_wrap * WORDS);
-        if count > before_wrap {
-            self.entries.publish(0, (count - before_wrap) * WORDS);
-        }
-    }
-
-    fn is_complete(&self, ticket: &Ticket) -> bool {
-        if self.words.is_some() {
-            return self.is_sync_done(ticket.end);
-        }
-        let mut state = self.state.lock();
-        if state.done < ticket.end {
-            self.reclaim(&mut state);
-        }
-        state.done >= ticket.end
-    }
-
-    /// Whether the completion word of the list that ends at `end` was written.
-    fn is_sync_done(&self, end: u64) -> bool {
-        let sync = end - 1;
-        self.words.as_ref().is_some_and(|words| {
-            is_lap_done(words.load32(self.slot(sync)), lap(sync, self.config.slots))
-        })
-    }
-
-    /// Moves `done` over every list that is complete.
-    fn reclaim(&self, state: &mut State) {
-        let consumed = match self.words {
-            Some(_) => state.tail,
-            None => self.consumed(state),
-        };
-        while state.done < consumed {
-            let end = state.ends[self.slot(state.done)];
-            let complete = match self.words {
-                Some(_) => self.is_sync_done(end),
-                None => end <= consumed,
-            };
-            if !complete {
-                break;
-            }
-            state.done = end;
-        }
-    }
-
-    /// The position that the head register stands for. At most `slots` - 1 slots are in use, so
-    /// the distance from `done` is unambiguous; one beyond the tail is a lie and counts as none.
-    fn consumed(&self, state: &State) -> u64 {
-        let slots = self.config.slots;
-        let head = self.registers.read_head(&self.parts.mmio) % slots;
-        let distance = (head + slots - self.slot(state.done)) % slots;
-        let position = state.done + distance as u64;
-        if position <= state.tail {
-            position
-        } else {
-            state.done
-        }
-    }
-
-    fn slot(&self, position: u64) -> usize {
-        (position % self.config.slots as u64) as usize
-    }
-
-    fn watch(&self, operation: &'static str) -> Watch<'_, WORDS, R, P> {
-        Watch {
-            ring: self,
-            operation,
-            deadlines: None,
-        }
-    }
-}
-
-/// One wait: keeps its deadline and looks at the error registers when it is time.
-struct Watch<'a, const WORDS: usize, R: QueueRegisters<WORDS>, P: Platform> {
-    ring: &'a Ring<WORDS, R, P>,
-    operation: &'static str,
-    /// When to look at the error registers next, and when to give up.
-    deadlines: Option<(Deadline, Deadline)>,
-}
-
-impl<const WORDS: usize, R: QueueRegisters<WORDS>, P: Platform> Watch<'_, WORDS, R, P> {
-    /// One turn of a waiting loop. The clock is not read before the first turn, so a wait that is
-    /// over at once costs nothing.
-    fn turn(&mut self) -> Result<(), QueueError> {
-        let Ring { parts, config, .. } = self.ring;
-        let clock = &parts.clock;
-        clock.relax();
-        let look_later = || Deadline::after(clock, config.look_at_errors);
-        let (look, give_up) = self
-            .deadlines
-            .get_or_insert_with(|| (look_later(), Deadline::after(clock, config.give_up)));
-        if !look.has_passed(clock) {
-            return Ok(());
-        }
-        *look = look_later();
-        let timed_out = give_up
-            .has_passed(clock)
-            .then_some(QueueError::Timeout(Timeout {
-                operation: self.operation,
-                nanoseconds: config.give_up,
-            }));
-        let mut state = self.ring.state.lock();
-        let error = self.ring.registers.read_error(&parts.mmio).or(timed_out);
-        state.failed = state.failed.or(error);
-        state.failed.map_or(Ok(()), Err)
     }
 }
 

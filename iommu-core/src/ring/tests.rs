@@ -9,6 +9,12 @@ const TAIL: usize = 0;
 const HEAD: usize = 4;
 const ERROR: usize = 8;
 const SYNC: u64 = 0xff;
+/// Kinds of errors in the fake's error register.
+const ILLEGAL: u32 = 1;
+const TIMEOUT: u32 = 2;
+const DROPPED: u32 = 3;
+const DEAD: u32 = 4;
+const TIMED_OUT: QueueError = QueueError::DeviceTimeout { device: None };
 
 /// A queue of two-word commands whose sync writes its second word's value where its first says.
 #[derive(Default)]
@@ -17,6 +23,7 @@ struct Queue {
     head: AtomicUsize,
     error: AtomicU64,
     reads: AtomicUsize,
+    slots: AtomicUsize,
 }
 
 impl FakeRegisters for Queue {
@@ -29,8 +36,14 @@ impl FakeRegisters for Queue {
         }
     }
     fn write(&self, offset: usize, _: usize, value: u64) {
-        assert_eq!(offset, TAIL);
-        self.tail.store(value as usize, Ordering::Relaxed);
+        match offset {
+            TAIL => {
+                let slots = self.slots.load(Ordering::Relaxed);
+                self.tail.store(value as usize % slots, Ordering::Relaxed);
+            }
+            ERROR => self.error.store(value, Ordering::Relaxed),
+            _ => panic!("no register to write at {offset:#x}"),
+        }
     }
 }
 
@@ -38,7 +51,7 @@ struct Registers;
 
 impl QueueRegisters<2> for Registers {
     fn write_tail(&self, mmio: &impl Mmio, position: u64) {
-        mmio.write32(TAIL, position as u32 % 8);
+        mmio.write32(TAIL, position as u32);
     }
     fn read_head(&self, mmio: &impl Mmio) -> usize {
         mmio.read32(HEAD) as usize
@@ -47,9 +60,23 @@ impl QueueRegisters<2> for Registers {
         let word = word.map_or(0, |word| word.address.0 << 8 | u64::from(word.value) << 48);
         [SYNC, word]
     }
-    fn read_error(&self, mmio: &impl Mmio) -> Option<QueueError> {
-        let slot = mmio.read32(ERROR) as usize;
-        (slot != 0).then_some(QueueError::IllegalCommand { slot })
+    fn read_stop(&self, mmio: &impl Mmio) -> Option<Stop> {
+        let slot = || mmio.read32(HEAD) as usize;
+        let (error, loss) = match mmio.read32(ERROR) {
+            0 => return None,
+            ILLEGAL => {
+                let slot = slot();
+                (QueueError::IllegalCommand { slot }, Loss::Command { slot })
+            }
+            TIMEOUT => (TIMED_OUT, Loss::Sync { slot: slot() }),
+            DROPPED => (TIMED_OUT, Loss::PendingSyncs),
+            _ => (QueueError::MemoryFault, Loss::Queue),
+        };
+        Some(Stop { error, loss })
+    }
+    fn restart(&self, mmio: &impl Mmio, _: Stop, position: u64) {
+        mmio.write32(ERROR, 0);
+        self.write_tail(mmio, position);
     }
 }
 
@@ -62,10 +89,14 @@ struct Bench {
 
 impl Bench {
     fn new(completion: Completion, coherency: WalkerCoherency) -> Self {
+        Self::with(Config::new(8, completion, coherency))
+    }
+
+    fn with(config: Config) -> Self {
         let queue = Arc::new(Queue::default());
         let (memory, recorder) = (Arc::new(HeapMemory::new()), Arc::new(Recorder::default()));
         let parts = Arc::new(FakePlatform::parts(&queue, &memory, &recorder));
-        let config = Config::new(8, completion, coherency);
+        queue.slots.store(config.slots, Ordering::Relaxed);
         let ring = Ring::new(&parts, Registers, config).unwrap();
         Self {
             queue,
@@ -73,6 +104,11 @@ impl Bench {
             recorder,
             ring,
         }
+    }
+
+    /// The hardware stops where it is, with this error.
+    fn stop(&self, error: u32) {
+        self.queue.error.store(error.into(), Ordering::Relaxed);
     }
 
     fn submit(&self, commands: core::ops::Range<u64>) -> Result<Ticket, QueueError> {
@@ -98,7 +134,8 @@ impl Bench {
             let address = PhysicalAddress(word >> 8 & 0xff_ffff_ffff);
             self.memory.store32(address, (word >> 48) as u32);
         }
-        self.queue.head.store((head + 1) % 8, Ordering::Relaxed);
+        let slots = self.queue.slots.load(Ordering::Relaxed);
+        self.queue.head.store((head + 1) % slots, Ordering::Relaxed);
         command
     }
 }
@@ -197,16 +234,111 @@ fn a_sync_that_is_not_complete_is_not_done() {
     }
 }
 
+fn both() -> impl Iterator<Item = Bench> {
+    let kinds = [Completion::Memory, Completion::Head];
+    kinds
+        .into_iter()
+        .map(|completion| Bench::new(completion, WalkerCoherency::Coherent))
+}
+
 #[test]
-fn an_error_ends_the_wait_as_an_error_and_stays() {
-    for completion in [Completion::Memory, Completion::Head] {
-        let bench = Bench::new(completion, WalkerCoherency::Coherent);
+fn an_illegal_command_fails_its_own_list_and_the_ring_goes_on() {
+    for bench in both() {
+        let before = bench.submit(1..2).unwrap();
+        let bad = bench.submit(10..11).unwrap();
+        let after = bench.submit(2..3).unwrap();
+        assert_eq!([bench.execute_one(), bench.execute_one()], [1, SYNC]);
+        bench.stop(ILLEGAL);
+        let slot = 2;
+        let error = bench.ring.wait(bad).unwrap_err();
+        assert_eq!(error, QueueError::IllegalCommand { slot });
+        // The command was replaced by a sync that reports nothing.
+        assert_eq!(bench.execute(), [SYNC, SYNC, 2, SYNC]);
+        bench.ring.wait(before).unwrap();
+        bench.ring.wait(after).unwrap();
+        let later = bench.submit(3..4).unwrap();
+        bench.execute();
+        bench.ring.wait(later).unwrap();
+    }
+}
+
+#[test]
+fn an_error_found_by_another_waiter_is_still_told_to_its_own() {
+    let bench = Bench::new(Completion::Memory, WalkerCoherency::Coherent);
+    let bad = bench.submit(10..11).unwrap();
+    let other = bench.submit(2..3).unwrap();
+    bench.stop(ILLEGAL);
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| bench.ring.wait(other));
+        while bench.queue.error.load(Ordering::Relaxed) != 0 {
+            std::thread::yield_now();
+        }
+        bench.execute();
+        waiter.join().unwrap().unwrap();
+    });
+    let error = bench.ring.wait(bad).unwrap_err();
+    assert_eq!(error, QueueError::IllegalCommand { slot: 0 });
+}
+
+#[test]
+fn a_refused_sync_of_the_rings_own_ends_the_queue() {
+    for bench in both() {
+        let ticket = bench.submit(1..2).unwrap();
+        bench.execute_one();
+        bench.stop(ILLEGAL);
+        assert!(bench.ring.wait(ticket).is_err());
+        assert!(bench.submit(1..2).is_err());
+        assert_ne!(
+            bench.queue.error.load(Ordering::Relaxed),
+            0,
+            "it is not restarted"
+        );
+    }
+}
+
+#[test]
+fn a_device_that_does_not_answer_fails_what_its_sync_stands_for() {
+    for bench in both() {
+        let bad = bench.submit(1..2).unwrap();
+        let after = bench.submit(2..3).unwrap();
+        bench.execute_one();
+        bench.stop(TIMEOUT);
+        assert_eq!(bench.ring.wait(bad).unwrap_err(), TIMED_OUT);
+        assert_eq!(bench.execute(), [SYNC, 2, SYNC]);
+        bench.ring.wait(after).unwrap();
+    }
+}
+
+#[test]
+fn dropped_syncs_fail_every_list_in_front_of_the_head() {
+    let bench = Bench::new(Completion::Memory, WalkerCoherency::Coherent);
+    let complete = bench.submit(0..0).unwrap();
+    bench.execute();
+    let (first, second) = (bench.submit(1..2).unwrap(), bench.submit(2..3).unwrap());
+    // The hardware has read both lists, and drops the sync of the first.
+    bench.queue.head.store(4, Ordering::Relaxed);
+    bench.stop(DROPPED);
+    assert_eq!(bench.ring.wait(first).unwrap_err(), TIMED_OUT);
+    assert_eq!(bench.ring.wait(second).unwrap_err(), TIMED_OUT);
+    bench.ring.wait(complete).unwrap();
+    for _ in 0..10 {
+        let after = bench.submit(3..5).unwrap();
+        bench.execute();
+        bench.ring.wait(after).unwrap();
+    }
+}
+
+#[test]
+fn a_dead_queue_says_so_to_everybody() {
+    for bench in both() {
         let ticket = bench.submit(1..3).unwrap();
-        bench.queue.error.store(1, Ordering::Relaxed);
-        let stopped = QueueError::IllegalCommand { slot: 1 };
-        assert_eq!(bench.ring.wait(ticket).unwrap_err(), stopped);
+        bench.stop(DEAD);
+        assert_eq!(
+            bench.ring.wait(ticket).unwrap_err(),
+            QueueError::MemoryFault
+        );
         bench.queue.error.store(0, Ordering::Relaxed);
-        assert_eq!(bench.submit(1..2).unwrap_err(), stopped);
+        assert_eq!(bench.submit(1..2).unwrap_err(), QueueError::MemoryFault);
     }
 }
 
@@ -216,9 +348,39 @@ fn a_list_that_was_complete_stays_complete_after_an_error() {
     let done = bench.submit(1..2).unwrap();
     bench.execute();
     let stuck = bench.submit(3..4).unwrap();
-    bench.queue.error.store(2, Ordering::Relaxed);
+    bench.stop(DEAD);
     assert!(bench.ring.wait(stuck).is_err());
     assert!(bench.ring.wait(done).is_ok());
+}
+
+#[test]
+fn waiters_share_a_sync_when_many_are_in_flight() {
+    for completion in [Completion::Memory, Completion::Head] {
+        let mut config = Config::new(16, completion, WalkerCoherency::Coherent);
+        config.most_syncs = 1;
+        let bench = Bench::with(config);
+        let first = bench.submit(1..2).unwrap();
+        let group: Vec<_> = (2..5).map(|n| bench.submit(n..n + 1).unwrap()).collect();
+        assert_eq!(bench.execute(), [1, SYNC], "the group has no doorbell yet");
+        bench.ring.wait(first).unwrap();
+        std::thread::scope(|scope| {
+            let waiters: Vec<_> = group
+                .into_iter()
+                .map(|ticket| scope.spawn(|| bench.ring.wait(ticket)))
+                .collect();
+            let mut executed = Vec::new();
+            while executed.len() < 4 {
+                executed.extend(bench.execute());
+            }
+            assert_eq!(executed, [2, 3, 4, SYNC]);
+            for waiter in waiters {
+                waiter.join().unwrap().unwrap();
+            }
+        });
+        let events = bench.recorder.take();
+        let doorbells = events.iter().filter(|event| **event == Event::Doorbell);
+        assert_eq!(doorbells.count(), 2);
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@
 
 mod domain;
 mod error;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
 
 pub use domain::{Failure, FailureHandler};

@@ -123,7 +123,10 @@ impl Iommu for FakeIommu {
             self.outlived.store(caller_left.load(SeqCst), SeqCst);
         }
         self.log(Submit(targets.into(), range, levels))?;
-        Ok(Ticket { end: 0 })
+        Ok(Ticket {
+            end: 0,
+            has_sync: true,
+        })
     }
     fn wait(&self, _: Ticket) -> Result<Completed, QueueError> {
         self.log(Wait)?;

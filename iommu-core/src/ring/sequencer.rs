@@ -1,0 +1,183 @@
+//! Who posts what, and when it is complete: the part of the ring that several CPUs share.
+//!
+//! A list is written and its doorbell rung under one short lock; nothing is held over a wait. As
+//! long as few syncs are in flight, each list gets a sync of its own. When there are as many as the
+//! ring allows, a list goes into an *open group* without sync and doorbell, and whoever waits for it
+//! closes the group, by one sync and one doorbell for all of it, once a sync in flight is complete.
+//! So waiters share syncs exactly when there are many of them.
+
+use super::lists::Lists;
+use crate::error::QueueError;
+use crate::iommu::Ticket;
+use crate::primitive::{AtomicBool, AtomicU64, Mutex, Ordering};
+
+/// The queue's memory and registers.
+pub(super) trait Slots {
+    /// A command.
+    type Command: Copy;
+
+    /// Runs `section` so that no interrupt handler of this CPU posts meanwhile.
+    fn without_interrupts<T>(section: impl FnOnce() -> T) -> T;
+    /// Writes `command` at `position`.
+    fn write(&self, position: u64, command: Self::Command);
+    /// Makes everything from `start` to `end` visible to the hardware and rings the doorbell.
+    fn publish(&self, start: u64, end: u64);
+    /// The sync that reports the completion of everything before `position`, where it goes.
+    fn sync(&self, position: u64) -> Self::Command;
+    /// Whether each sync reports by a completion word of its own.
+    fn has_words(&self) -> bool;
+    /// Whether the completion word of the sync that ends at `end` was written.
+    fn is_written(&self, end: u64) -> bool;
+    /// Up to where the hardware has consumed, by its head register. The lock is held.
+    fn consumed(&self, lists: &Lists) -> u64;
+}
+
+/// The shared part of a ring.
+pub(super) struct Sequencer<S> {
+    pub(super) slots: S,
+    lists: Mutex<Lists>,
+    /// [`Lists::done`], for who does not hold the lock.
+    done: AtomicU64,
+    /// Whether any list ever failed.
+    any_failure: AtomicBool,
+    /// Where what was not published yet begins; changed under the lock.
+    published: AtomicU64,
+    most_syncs: usize,
+}
+
+impl<S: Slots> Sequencer<S> {
+    /// A sequencer of a ring of `count` slots with at most `most_syncs` syncs in flight.
+    pub(super) fn new(slots: S, count: usize, most_syncs: usize) -> Self {
+        Self {
+            slots,
+            lists: Mutex::new(Lists::new(count)),
+            done: AtomicU64::new(0),
+            any_failure: AtomicBool::new(false),
+            published: AtomicU64::new(0),
+            most_syncs,
+        }
+    }
+
+    /// Posts a list of `commands`, which `emit` produces. `None` if there is no room for it and a
+    /// sync.
+    pub(super) fn post(
+        &self,
+        commands: usize,
+        emit: impl FnOnce(&mut dyn FnMut(S::Command)),
+    ) -> Result<Option<Ticket>, QueueError> {
+        self.with(|lists| {
+            if let Some(error) = lists.dead() {
+                return Err(error);
+            }
+            if self.is_crowded(lists) || !lists.has_room(commands + 1) {
+                self.reclaim(lists);
+            }
+            if !lists.has_room(commands + 1) {
+                return Ok(None);
+            }
+            let mut end = lists.tail();
+            emit(&mut |command| {
+                self.slots.write(end, command);
+                end += 1;
+            });
+            if self.is_crowded(lists) {
+                lists.add(commands, false);
+                return Ok(Some(Ticket {
+                    end,
+                    has_sync: false,
+                }));
+            }
+            self.close(lists, commands);
+            let end = lists.tail();
+            Ok(Some(Ticket {
+                end,
+                has_sync: true,
+            }))
+        })
+    }
+
+    /// Whether everything that `ticket` stands for is complete, or why it will not be.
+    pub(super) fn poll(&self, ticket: &Ticket) -> Result<bool, QueueError> {
+        let complete = if ticket.has_sync && self.slots.has_words() {
+            self.slots.is_written(ticket.end)
+        } else {
+            self.is_done(ticket.end)
+        };
+        if complete && self.any_failure.load(Ordering::SeqCst) {
+            let failure = self.with(|lists| lists.failure(ticket.end));
+            return failure.map_or(Ok(true), Err);
+        }
+        Ok(complete)
+    }
+
+    /// Whether a sync at or after `end` is complete. Closes the open group if it is time.
+    fn is_done(&self, end: u64) -> bool {
+        self.done.load(Ordering::Acquire) >= end
+            || S::without_interrupts(|| {
+                let Some(mut lists) = self.lists.try_lock() else {
+                    return false;
+                };
+                self.reclaim(&mut lists);
+                if lists.is_open() && !self.is_crowded(&lists) && lists.dead().is_none() {
+                    self.close(&mut lists, 0);
+                }
+                lists.done() >= end
+            })
+    }
+
+    /// Lets `look` find out what went wrong, mark lists as failed and say how to restart the
+    /// hardware; then says why there is no waiting for `ticket` any longer, or for room without
+    /// one.
+    pub(super) fn inspect<F: FnOnce()>(
+        &self,
+        ticket: Option<&Ticket>,
+        look: impl FnOnce(&mut Lists) -> Option<F>,
+    ) -> Result<(), QueueError> {
+        self.with(|lists| {
+            self.reclaim(lists);
+            if let Some(restart) = look(lists) {
+                // Before the hardware completes a sync behind the failure.
+                self.any_failure.store(true, Ordering::SeqCst);
+                restart();
+            }
+            self.reclaim(lists);
+            if let Some(Ticket { end, .. }) = ticket {
+                if let Some(error) = lists.failure(*end) {
+                    return Err(error);
+                }
+                if lists.done() >= *end {
+                    return Ok(());
+                }
+            }
+            lists.dead().map_or(Ok(()), Err)
+        })
+    }
+
+    fn is_crowded(&self, lists: &Lists) -> bool {
+        lists.syncs() >= self.most_syncs
+    }
+
+    /// Ends a list of `commands`, written at the tail, with a sync, and rings the doorbell for
+    /// everything since the last time. There is room for the sync.
+    fn close(&self, lists: &mut Lists, commands: usize) {
+        let position = lists.tail() + commands as u64;
+        self.slots.write(position, self.slots.sync(position));
+        lists.add(commands + 1, true);
+        let start = self.published.swap(lists.tail(), Ordering::Relaxed);
+        self.slots.publish(start, lists.tail());
+    }
+
+    fn reclaim(&self, lists: &mut Lists) {
+        if self.slots.has_words() {
+            lists.reclaim(|end| self.slots.is_written(end));
+        } else {
+            let consumed = self.slots.consumed(lists);
+            lists.reclaim(|end| end <= consumed);
+        }
+        self.done.store(lists.done(), Ordering::Release);
+    }
+
+    fn with<T>(&self, section: impl FnOnce(&mut Lists) -> T) -> T {
+        S::without_interrupts(|| section(&mut self.lists.lock()))
+    }
+}
