@@ -211,6 +211,30 @@ fn two_waiters_close_a_group_once() {
 }
 
 #[test]
+fn completion_that_another_waiter_saw_is_ordered_too() {
+    model(3, || {
+        let queue = Arc::new(Queue::new());
+        let ring = Arc::new(Sequencer::new(Model(queue.clone()), COUNT, 1));
+        let first = post(&ring, 1);
+        let (mine, theirs) = (post(&ring, 2), post(&ring, 3));
+        queue.execute();
+        wait(&ring, &first).unwrap();
+        assert!(!ring.poll(&mine).unwrap(), "this poll closes the group");
+        let other = {
+            let ring = ring.clone();
+            thread::spawn(move || {
+                queue.execute();
+                wait(&ring, &theirs).unwrap();
+            })
+        };
+        if ring.poll(&mine).unwrap() {
+            finish(&ring, &mine, 2);
+        }
+        other.join().unwrap();
+    });
+}
+
+#[test]
 fn slots_are_reused_only_after_their_sync() {
     model(2, || {
         let queue = Arc::new(Queue::new());
