@@ -103,7 +103,7 @@ impl<S: Slots> Sequencer<S> {
         } else {
             self.is_done(ticket.end)
         };
-        if complete && self.any_failure.load(Ordering::SeqCst) {
+        if complete && self.any_failure.load(Ordering::Acquire) {
             let failure = self.with(|lists| lists.failure(ticket.end));
             return failure.map_or(Ok(true), Err);
         }
@@ -137,7 +137,7 @@ impl<S: Slots> Sequencer<S> {
             self.reclaim(lists);
             if let Some(restart) = look(lists) {
                 // Before the hardware completes a sync behind the failure.
-                self.any_failure.store(true, Ordering::SeqCst);
+                self.any_failure.store(true, Ordering::Release);
                 restart();
             }
             self.reclaim(lists);
