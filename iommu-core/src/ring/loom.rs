@@ -227,6 +227,8 @@ fn completion_that_another_waiter_saw_is_ordered_too() {
                 wait(&ring, &theirs).unwrap();
             })
         };
+        // Lets loom run the other thread to its end here; by itself it does not.
+        thread::yield_now();
         if ring.poll(&mine).unwrap() {
             finish(&ring, &mine, 2);
         }
