@@ -16,6 +16,9 @@ use core::sync::atomic::{Ordering, fence};
 /// the next; no heap is needed.
 const AT_ONCE: usize = 8;
 
+/// How often a list that was dropped because of somebody else's error is posted again.
+const ATTEMPTS: usize = 3;
+
 /// Takes `range` out of every cache in `set` and waits until that is done.
 ///
 /// The caller has changed the page table. Allocates nothing, takes no lock but those of the rings,
@@ -75,12 +78,44 @@ fn round(
     }
     let mut result = Ok(());
     for (group, ticket) in groups.iter().zip(tickets) {
-        let done = match ticket {
-            Some(Ok(ticket)) => group.iommu.wait(ticket).map(drop),
-            Some(Err(error)) => Err(error),
-            None => Ok(()),
+        let Some(posted) = ticket else {
+            continue;
         };
-        result = result.and(done);
+        let invalidation = Invalidation {
+            targets: choose(group),
+            range,
+            levels,
+        };
+        result = result.and(finish(group, &invalidation, posted));
     }
     result
+}
+
+/// Waits, and posts again what was dropped because of somebody else's error.
+fn finish(
+    group: &Group,
+    invalidation: &Invalidation<'_>,
+    mut posted: Result<Ticket, QueueError>,
+) -> Result<(), QueueError> {
+    for _ in 0..ATTEMPTS {
+        match posted.and_then(|ticket| group.iommu.wait(ticket)) {
+            Err(error) if !is_its_own(error, invalidation.targets) => {
+                posted = group.iommu.submit(invalidation);
+            }
+            result => return result.map(drop),
+        }
+    }
+    posted.and_then(|ticket| group.iommu.wait(ticket)).map(drop)
+}
+
+/// Whether an error concerns one of `targets`, or may.
+fn is_its_own(error: QueueError, targets: &[Target]) -> bool {
+    match error {
+        QueueError::Aborted => false,
+        QueueError::DeviceTimeout { device } => targets.iter().any(|target| match target {
+            Target::DeviceTlb { device: its, .. } => device.is_none_or(|device| device == *its),
+            Target::Iotlb { .. } => false,
+        }),
+        _ => true,
+    }
 }

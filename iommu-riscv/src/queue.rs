@@ -6,7 +6,7 @@ use crate::spec::registers::{self, CommandQueueStatus, EventQueueStatus};
 use iommu_core::error::{ProbeError, QueueError, Timeout};
 use iommu_core::ids::PhysicalAddress;
 use iommu_core::platform::{Mmio, Parts, Platform, wait_until};
-use iommu_core::ring::{Command, CompletionWord, QueueRegisters, Ring};
+use iommu_core::ring::{Command, CompletionWord, Loss, QueueRegisters, Ring, Stop};
 use tock_registers::LocalRegisterCopy;
 
 /// The command queue of one IOMMU.
@@ -78,25 +78,37 @@ impl QueueRegisters<2> for Registers {
         }
     }
 
-    /// Section "Command-queue CSR": each of the three stops the queue.
-    fn read_error(&self, mmio: &impl Mmio) -> Option<QueueError> {
+    /// Section "Command-queue CSR": each of the three stops the queue, with `cqh` at the command.
+    fn read_stop(&self, mmio: &impl Mmio) -> Option<Stop> {
         let value = mmio.read32(registers::CQCSR);
         let status = CommandQueueStatus::from_bits_retain(value);
-        if value == u32::MAX {
-            Some(QueueError::Unknown { code: value })
+        let slot = || self.read_head(mmio) % self.slots() as usize;
+        let (error, loss) = if value == u32::MAX {
+            (QueueError::Unknown { code: value }, Loss::Queue)
         } else if status.contains(CommandQueueStatus::CMD_ILL) {
-            Some(QueueError::IllegalCommand {
-                slot: self.read_head(mmio) % self.slots() as usize,
-            })
+            let slot = slot();
+            (QueueError::IllegalCommand { slot }, Loss::Command { slot })
         } else if status.contains(CommandQueueStatus::CQMF) {
-            Some(QueueError::MemoryFault)
+            (QueueError::MemoryFault, Loss::Queue)
         } else if status.contains(CommandQueueStatus::CMD_TO) {
-            Some(QueueError::DeviceTimeout { device: None })
+            let loss = Loss::Sync { slot: slot() };
+            (QueueError::DeviceTimeout { device: None }, loss)
         } else if !status.contains(CommandQueueStatus::CQON) {
-            Some(QueueError::Unknown { code: value })
+            (QueueError::Unknown { code: value }, Loss::Queue)
         } else {
-            None
-        }
+            return None;
+        };
+        Some(Stop { error, loss })
+    }
+
+    fn restart(&self, mmio: &impl Mmio, stop: Stop, position: u64) {
+        let error = match stop.loss {
+            Loss::Sync { .. } => CommandQueueStatus::CMD_TO,
+            _ => CommandQueueStatus::CMD_ILL,
+        };
+        let value = CommandQueueStatus::CQEN.union(error);
+        mmio.write32(registers::CQCSR, value.bits());
+        self.write_tail(mmio, position);
     }
 }
 

@@ -6,7 +6,7 @@ use crate::spec::registers::{CMDQ_CONS, GERROR, Value, command_error, offset, qu
 use alloc::sync::Arc;
 use iommu_core::error::{OutOfMemory, QueueError};
 use iommu_core::platform::{Mmio, Parts, Platform};
-use iommu_core::ring::{Command, CompletionWord, Config, QueueRegisters, Ring};
+use iommu_core::ring::{Command, CompletionWord, Config, Loss, QueueRegisters, Ring, Stop};
 
 /// Words in a command.
 pub const WORDS: usize = 2;
@@ -60,23 +60,37 @@ impl QueueRegisters<WORDS> for Registers {
         }
     }
 
-    fn read_error(&self, mmio: &impl Mmio) -> Option<QueueError> {
+    /// The queue stops in front of an illegal command, and in front of a CMD_SYNC that found an
+    /// ATC_INV unanswered (7.1).
+    fn read_stop(&self, mmio: &impl Mmio) -> Option<Stop> {
         let active = mmio.read32(offset::GERROR) ^ mmio.read32(offset::GERRORN);
         let active = Value::<GERROR::Register>::new(active);
+        let stop = |error, loss| Some(Stop { error, loss });
         if active.is_set(GERROR::MSI_CMDQ_ABT_ERR) {
-            return Some(QueueError::MemoryFault);
+            return stop(QueueError::MemoryFault, Loss::Queue);
         }
         if !active.is_set(GERROR::CMDQ_ERR) {
             return None;
         }
         let consumer = read_consumer(mmio);
         let slot = consumer.read(CMDQ_CONS::RD) as usize & ((1 << self.log2_slots) - 1);
-        Some(match consumer.read(CMDQ_CONS::ERR) {
-            command_error::ILLEGAL => QueueError::IllegalCommand { slot },
-            command_error::ABORT => QueueError::MemoryFault,
-            command_error::ATC_INV_SYNC => QueueError::DeviceTimeout { device: None },
-            code => QueueError::Unknown { code },
-        })
+        match consumer.read(CMDQ_CONS::ERR) {
+            command_error::ILLEGAL => {
+                stop(QueueError::IllegalCommand { slot }, Loss::Command { slot })
+            }
+            command_error::ABORT => stop(QueueError::MemoryFault, Loss::Queue),
+            command_error::ATC_INV_SYNC => stop(
+                QueueError::DeviceTimeout { device: None },
+                Loss::Sync { slot },
+            ),
+            code => stop(QueueError::Unknown { code }, Loss::Queue),
+        }
+    }
+
+    /// Acknowledging the error restarts the queue (7.1).
+    fn restart(&self, mmio: &impl Mmio, _: Stop, _: u64) {
+        let acknowledged = mmio.read32(offset::GERRORN);
+        mmio.write32(offset::GERRORN, acknowledged ^ GERROR::CMDQ_ERR::SET.value);
     }
 }
 

@@ -9,7 +9,7 @@ use crate::spec::registers::{
 use iommu_core::error::{QueueError, Timeout};
 use iommu_core::ids::DeviceId;
 use iommu_core::platform::{Mmio, Parts, Platform, WalkerCoherency, wait_until};
-use iommu_core::ring::{Completion, CompletionWord, Config, QueueRegisters, Ring};
+use iommu_core::ring::{Completion, CompletionWord, Config, Loss, QueueRegisters, Ring, Stop};
 
 /// 64-bit words in a descriptor. Only 256-bit queues take descriptors with a PASID.
 pub const WORDS: usize = 4;
@@ -40,22 +40,29 @@ impl QueueRegisters<WORDS> for Registers {
         }
     }
 
-    fn read_error(&self, mmio: &impl Mmio) -> Option<QueueError> {
+    /// An illegal descriptor stops the queue in front of itself (6.5.2.9). When a device does not
+    /// answer in time, the waits that were fetched and are not complete are dropped (6.5.2.10).
+    fn read_stop(&self, mmio: &impl Mmio) -> Option<Stop> {
         let status = FaultStatus::new(mmio.read32(FSTS));
         if status.is_set(fault_status::IQE) {
             let record = QueueErrorRecord::new(mmio.read64(IQERCD));
-            return Some(match record.read_as_enum(queue_error_record::IQEI) {
-                Some(queue_error_record::IQEI::Value::DescriptorFetch) => QueueError::MemoryFault,
-                None => QueueError::IllegalCommand {
-                    slot: self.read_head(mmio),
-                },
-            });
+            let slot = self.read_head(mmio);
+            let (error, loss) = match record.read_as_enum(queue_error_record::IQEI) {
+                Some(queue_error_record::IQEI::Value::DescriptorFetch) => {
+                    (QueueError::MemoryFault, Loss::Queue)
+                }
+                None => (QueueError::IllegalCommand { slot }, Loss::Command { slot }),
+            };
+            return Some(Stop { error, loss });
         }
         if status.is_set(fault_status::ITE) {
             let record = QueueErrorRecord::new(mmio.read64(IQERCD));
             let source_id = record.read(queue_error_record::ITESID) as u32;
             let device = (source_id != 0).then_some(DeviceId(source_id));
-            return Some(QueueError::DeviceTimeout { device });
+            return Some(Stop {
+                error: QueueError::DeviceTimeout { device },
+                loss: Loss::PendingSyncs,
+            });
         }
         if status.is_set(fault_status::ICE) {
             // An answer that nobody waits for does not stop the queue; the request that it should
@@ -63,6 +70,15 @@ impl QueueRegisters<WORDS> for Registers {
             mmio.write32(FSTS, fault_status_clear::COMPLETION_ERROR);
         }
         None
+    }
+
+    fn restart(&self, mmio: &impl Mmio, stop: Stop, position: u64) {
+        let acknowledge = match stop.loss {
+            Loss::PendingSyncs => fault_status_clear::TIME_OUT,
+            _ => fault_status_clear::QUEUE_ERROR,
+        };
+        mmio.write32(FSTS, acknowledge);
+        self.write_tail(mmio, position);
     }
 }
 

@@ -93,13 +93,17 @@ impl<'a, const WORDS: usize, R: QueueRegisters<WORDS>, P: Platform> Watch<'a, WO
                 slots.replace_by_bare_sync(position);
             }
             Loss::Sync { slot } => {
-                let group = lists
-                    .position(slot)
-                    .and_then(|position| lists.group(position));
-                let Some(group) = group else {
+                let Some(position) = lists.position(slot) else {
+                    return false;
+                };
+                let Some(group) = lists.group(position) else {
                     return false;
                 };
                 lists.fail(group, error);
+                // Hardware that waits in front of the command itself would only time out again.
+                if !lists.is_sync(position) {
+                    slots.replace_by_bare_sync(position);
+                }
             }
             Loss::PendingSyncs => {
                 let head = slots.consumed(lists);

@@ -40,6 +40,8 @@ struct FakeIommu {
     tags: TagAllocator,
     attached: Mutex<Vec<(DeviceId, Pasid)>>,
     failure: Mutex<Option<QueueError>>,
+    /// What the next waits answer, the last first.
+    waits_fail: Mutex<Vec<QueueError>>,
     /// Makes `submit` linger until this is set, or for as long as a correct caller takes to prove
     /// that it does not set it.
     linger: Mutex<Option<Arc<AtomicBool>>>,
@@ -130,6 +132,9 @@ impl Iommu for FakeIommu {
     }
     fn wait(&self, _: Ticket) -> Result<Completed, QueueError> {
         self.log(Wait)?;
+        if let Some(error) = self.waits_fail.lock().pop() {
+            return Err(error);
+        }
         Ok(Completed { _proof: () })
     }
     fn take_faults(&self, _: &mut dyn FnMut(Fault)) -> FaultSummary {
@@ -184,6 +189,7 @@ impl System {
             tags: TagAllocator::new(7, 8),
             attached: Mutex::default(),
             failure: Mutex::default(),
+            waits_fail: Mutex::default(),
             linger: Mutex::default(),
             lingers: AtomicBool::new(false),
             outlived: AtomicBool::new(false),
@@ -493,6 +499,65 @@ fn a_failed_invalidation_is_told_and_the_others_are_served() {
     drop(space);
     assert_eq!(system.failures.0.lock()[0].range, Range::ALL);
     assert_ne!(system.join().1.pasid(), pasid);
+}
+
+#[test]
+fn an_error_of_another_device_costs_a_second_try_and_no_invalidation() {
+    let other = QueueError::DeviceTimeout { device: Some(GPU) };
+    let unnamed = QueueError::DeviceTimeout { device: None };
+    for errors in [
+        [other].as_slice(),
+        &[unnamed],
+        &[QueueError::Aborted, other],
+        &[other, other, other],
+    ] {
+        let system = System::new();
+        let fake = system.iommu(0, true, false);
+        let (notifiers, space) = system.join();
+        space.bind(&dynamic(&fake), NIC, Requests::Tagged).unwrap();
+        system.take();
+        *fake.waits_fail.lock() = errors.into();
+        notifiers.invalidate_range(range());
+        let calls = system.take();
+        let waits = calls.iter().filter(|(_, call)| *call == Wait).count();
+        let submits = calls.len() - waits;
+        assert_eq!((waits, submits), (errors.len() + 1, errors.len() + 1));
+        assert_eq!(*system.failures.0.lock(), []);
+    }
+}
+
+#[test]
+fn an_error_of_its_own_device_is_told() {
+    for device in [Some(GPU), None] {
+        let system = System::new();
+        let fake = system.iommu(0, true, false);
+        let (notifiers, space) = system.join();
+        space.bind(&dynamic(&fake), GPU, Requests::Tagged).unwrap();
+        let error = QueueError::DeviceTimeout { device };
+        *fake.waits_fail.lock() = [error].into();
+        notifiers.invalidate_range(range());
+        let (pasid, range) = (space.pasid(), range());
+        let told = core::mem::take(&mut *system.failures.0.lock());
+        assert_eq!(
+            told,
+            [Failure {
+                pasid,
+                range,
+                error
+            }]
+        );
+    }
+}
+
+#[test]
+fn an_error_that_comes_again_and_again_is_told_in_the_end() {
+    let system = System::new();
+    let fake = system.iommu(0, true, false);
+    let (notifiers, space) = system.join();
+    space.bind(&dynamic(&fake), NIC, Requests::Tagged).unwrap();
+    *fake.waits_fail.lock() = [QueueError::Aborted; 10].into();
+    notifiers.invalidate_range(range());
+    assert_eq!(system.failures.0.lock().len(), 1);
 }
 
 #[test]

@@ -169,8 +169,12 @@ pub mod fault_status_clear {
     pub const OVERFLOW: u32 = 1;
     /// Forgets an unexpected answer of a device.
     pub const COMPLETION_ERROR: u32 = 1 << 5;
+    /// Lets the invalidation queue go on after an illegal descriptor (IQE).
+    pub const QUEUE_ERROR: u32 = 1 << 4;
+    /// Lets the invalidation queue go on after a device did not answer (ITE).
+    pub const TIME_OUT: u32 = 1 << 6;
     /// Lets the invalidation queue go on, and forgets everything else that was recorded.
-    pub const ALL: u32 = OVERFLOW | 1 << 4 | COMPLETION_ERROR | 1 << 6;
+    pub const ALL: u32 = OVERFLOW | QUEUE_ERROR | COMPLETION_ERROR | TIME_OUT;
 }
 
 bitflags! {
