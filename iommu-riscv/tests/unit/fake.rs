@@ -8,6 +8,7 @@ use iommu_core::ids::PhysicalAddress;
 use iommu_core::platform::{DmaBlock, DmaMemory, Parts, Platform};
 use iommu_core::testing::{FakeMmio, FakeRegisters, HeapMemory, Recorder, SteppingClock};
 use iommu_riscv::{Config, Unit};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 
 /// Version 1.0, Sv39 and Sv48, a second stage, MSI_FLAT, ATS, IGS = both, DBG, PAS = 56, PD8.
@@ -54,8 +55,8 @@ pub struct State {
     pub tr_response: u64,
     /// How many reads a change takes to finish.
     pub slow: u32,
-    /// Which register is busy, and for how many reads.
-    pending: (usize, u32),
+    /// Which registers are busy, and for how many reads.
+    pending: BTreeMap<usize, u32>,
     /// The register at this offset stays busy for ever once it is written.
     pub stuck: Option<usize>,
     /// This register never turns on.
@@ -266,19 +267,23 @@ impl Fake {
 
 impl State {
     fn make_busy(&mut self, register: usize) -> bool {
-        self.pending = (register, self.slow);
+        self.pending.insert(register, self.slow);
         self.stuck == Some(register) || self.slow > 0
     }
 
     /// A read of a busy register lets time pass.
     fn settle(&mut self, register: usize) {
-        if self.stuck == Some(register) || register != self.pending.0 {
+        let Some(left) = self.pending.get_mut(&register) else {
+            return;
+        };
+        if self.stuck == Some(register) {
             return;
         }
-        if self.pending.1 > 0 {
-            self.pending.1 -= 1;
+        if *left > 0 {
+            *left -= 1;
             return;
         }
+        self.pending.remove(&register);
         match register {
             16 => self.ddtp &= !DDTP_BUSY,
             72 => self.cqcsr &= !BUSY,
@@ -496,7 +501,7 @@ impl Bench {
             tr_req_ctl: 0,
             tr_response: 0,
             slow: 2,
-            pending: (0, 0),
+            pending: BTreeMap::new(),
             stuck: None,
             dead: None,
             silent: false,

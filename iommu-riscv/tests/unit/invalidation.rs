@@ -268,15 +268,20 @@ fn the_queue_wraps_around() {
 }
 
 #[test]
-fn each_error_of_the_queue_has_its_name() {
+fn each_error_of_the_queue_has_its_name_and_its_reach() {
     let fence = 0x002;
     let cases = [
-        (0x001, 1 << 10, QueueError::IllegalCommand { slot: 4 }),
-        (0x001, 1 << 8, QueueError::MemoryFault),
-        (fence, 1 << 8, QueueError::MemoryFault),
-        (fence, 1 << 9, QueueError::DeviceTimeout { device: None }),
+        (0x001, 1 << 10, QueueError::IllegalCommand { slot: 4 }, true),
+        (0x001, 1 << 8, QueueError::MemoryFault, false),
+        (fence, 1 << 8, QueueError::MemoryFault, false),
+        (
+            fence,
+            1 << 9,
+            QueueError::DeviceTimeout { device: None },
+            true,
+        ),
     ];
-    for (command, bit, error) in cases {
+    for (command, bit, error, goes_on) in cases {
         let bench = Bench::new(CAPABILITIES);
         let unit = bench.unit();
         bench.fake.state().fail = Some((command, bit));
@@ -285,9 +290,15 @@ fn each_error_of_the_queue_has_its_name() {
             range: range(0x1000, 0x2000),
             levels: Levels::LeafOnly,
         };
-        let ticket = unit.submit(&invalidation).unwrap();
-        assert_eq!(unit.wait(ticket).map(drop), Err(error));
-        assert_eq!(unit.submit(&invalidation).map(drop), Err(error));
+        let bad = unit.submit(&invalidation).unwrap();
+        bench.fake.state().fail = None;
+        let other = unit.submit(&invalidation).unwrap();
+        assert_eq!(unit.wait(bad).map(drop), Err(error));
+        let expected = if goes_on { Ok(()) } else { Err(error) };
+        assert_eq!(unit.wait(other).map(drop), expected);
+        let later = unit.submit(&invalidation);
+        let later = later.and_then(|ticket| unit.wait(ticket)).map(drop);
+        assert_eq!(later, expected);
     }
 }
 
