@@ -439,25 +439,33 @@ fn a_full_device_enable_is_rolled_back_when_memory_runs_out() {
 }
 
 #[test]
-fn a_stopped_queue_is_an_error_that_names_the_cause() {
-    let failure = |code| {
+fn a_stopped_queue_names_the_cause_and_goes_on_where_it_can() {
+    let (tlbi, sync) = (0x12, 0x46);
+    let timeout = QueueError::DeviceTimeout { device: None };
+    // Probe takes 4 slots, enabling 4, attaching 2.
+    let cases = [
+        (tlbi, 1, QueueError::IllegalCommand { slot: 10 }, true),
+        (tlbi, 2, QueueError::MemoryFault, false),
+        (sync, 3, timeout, true),
+        (tlbi, 0x55, QueueError::Unknown { code: 0x55 }, false),
+    ];
+    for (opcode, code, error, goes_on) in cases {
         let (machine, unit) = attached(ATS, SHARED, NINE);
-        machine.trouble(Trouble::CommandFails(0x12, code));
-        let range = Range::new(0x1000, 0x2000).unwrap();
-        let targets = [IOTLB];
         let invalidation = Invalidation {
-            targets: &targets,
-            range,
+            targets: &[IOTLB],
+            range: Range::new(0x1000, 0x2000).unwrap(),
             levels: Levels::All,
         };
-        let ticket = unit.submit(&invalidation).unwrap();
-        unit.wait(ticket).unwrap_err()
-    };
-    // Probe takes 4 slots, enabling 4, attaching 2.
-    assert_eq!(failure(1), QueueError::IllegalCommand { slot: 10 });
-    assert_eq!(failure(2), QueueError::MemoryFault);
-    assert_eq!(failure(3), QueueError::DeviceTimeout { device: None });
-    assert_eq!(failure(0x55), QueueError::Unknown { code: 0x55 });
+        machine.trouble(Trouble::CommandFails(opcode, code));
+        let bad = unit.submit(&invalidation).unwrap();
+        let other = unit.submit(&invalidation).unwrap();
+        assert_eq!(unit.wait(bad).map(drop), Err(error));
+        let expected = if goes_on { Ok(()) } else { Err(error) };
+        assert_eq!(unit.wait(other).map(drop), expected);
+        let later = unit.submit(&invalidation);
+        let later = later.and_then(|ticket| unit.wait(ticket)).map(drop);
+        assert_eq!(later, expected);
+    }
 }
 
 #[test]

@@ -2,13 +2,13 @@
 //! reads by physical address and decodes by its own reading of the specification, and a walk of the
 //! directories. What it does not know, it panics on.
 
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use iommu_core::error::OutOfMemory;
 use iommu_core::ids::PhysicalAddress;
 use iommu_core::platform::{DmaBlock, DmaMemory, Parts, Platform};
 use iommu_core::testing::{FakeMmio, FakeRegisters, HeapMemory, Recorder, SteppingClock};
 use iommu_riscv::{Config, Unit};
-use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 
 /// Version 1.0, Sv39 and Sv48, a second stage, MSI_FLAT, ATS, IGS = both, DBG, PAS = 56, PD8.

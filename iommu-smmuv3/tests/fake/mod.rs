@@ -47,7 +47,7 @@ pub enum Trouble {
     Cr0Stuck(u32),
     /// No command is consumed.
     QueueHangs,
-    /// The command with this opcode stops the queue with this CMDQ_CONS.ERR.
+    /// The next command with this opcode stops the queue with this CMDQ_CONS.ERR.
     CommandFails(u8, u32),
 }
 
@@ -244,8 +244,12 @@ impl FakeRegisters for Smmu {
             }
             0x44 => self.write_gbpa(state, word),
             0x50 => state.irq_ctrl = word,
+            // Acknowledging an error of the queue restarts it.
             0x64 => {
                 state.gerrorn = word;
+                if state.cr0 & CMDQEN != 0 {
+                    self.consume(state);
+                }
             }
             0x80 => {
                 only_while(SMMUEN);
@@ -344,7 +348,10 @@ impl Smmu {
             let [low, high] =
                 [0, 8].map(|at| self.memory.load(PhysicalAddress(base + slot * 16 + at)));
             let error = match trouble {
-                Trouble::CommandFails(opcode, code) if opcode == low as u8 => code,
+                Trouble::CommandFails(opcode, code) if opcode == low as u8 => {
+                    *self.trouble.lock().unwrap() = Trouble::None;
+                    code
+                }
                 _ => u32::from(!self.execute(low, high)),
             };
             if error != 0 {

@@ -37,6 +37,9 @@ pub struct State {
     pub silent: bool,
     /// The queue stops at the next descriptor.
     pub reject_next: bool,
+    /// The next device TLB that is to be invalidated does not answer: the waits behind it that were
+    /// read are dropped, and the queue stops (6.5.2.10).
+    pub lose_answer: bool,
     /// How often the write buffer was flushed.
     pub write_buffer_flushes: usize,
     /// The order in which global commands came: the bit, and whether it was set.
@@ -150,18 +153,25 @@ impl State {
             "IQT {:#x}",
             self.iqt
         );
+        let mut lost = false;
         while self.gsts & QIE != 0 && self.fsts & (IQE | ITE) == 0 && self.iqh != self.iqt {
             let word = |index: u64| memory.load(PhysicalAddress(base + self.iqh + 8 * index));
             let words = [word(0), word(1), word(2), word(3)];
-            if self.reject_next || !is_legal(words) {
+            if core::mem::take(&mut self.reject_next) || !is_legal(words) {
                 self.fsts |= IQE;
                 return;
             }
+            if matches!(words[0] & 0xf, 3 | 8) && core::mem::take(&mut self.lose_answer) {
+                lost = true;
+            }
             self.last_was_wait = words[0] & 0xf == 5;
-            if words[0] & 0xf == 5 && words[0] >> 5 & 1 != 0 && !self.silent {
+            if words[0] & 0xf == 5 && words[0] >> 5 & 1 != 0 && !self.silent && !lost {
                 memory.store32(PhysicalAddress(words[1]), (words[0] >> 32) as u32);
             }
             self.iqh = (self.iqh + 32) % (slots * 32);
+        }
+        if lost {
+            self.fsts |= ITE;
         }
     }
 }
