@@ -9,12 +9,11 @@ use crate::notify::{RANGE, SUBSCRIBERS, Subscriber, space};
 /// Counts, and prints a line a fact for `cargo xtask bench`.
 pub fn print() {
     cpu::bring_up();
-    for subscribers in SUBSCRIBERS {
-        let fenced = heap_calls(&space(Srcu::new(), subscribers));
-        let hooked = heap_calls(&space(Threads::domain(), subscribers));
-        println!("fact\theap calls, fenced, {subscribers} subscribers\t{fenced}");
-        println!("fact\theap calls, hooked, {subscribers} subscribers\t{hooked}");
-    }
+    let sum = |calls: fn(usize) -> u64| SUBSCRIBERS.into_iter().map(calls).sum::<u64>();
+    let fenced = sum(|subscribers| heap_calls(&space(Srcu::new(), subscribers)));
+    let hooked = sum(|subscribers| heap_calls(&space(Threads::domain(), subscribers)));
+    println!("fact\theap calls, fenced\t{fenced}");
+    println!("fact\theap calls, hooked\t{hooked}");
     println!("fact\tbytes a subscriber\t{}", bytes_per_subscriber());
 }
 

@@ -182,13 +182,18 @@ fn wait(updater: &mut Work) -> f64 {
     per_operation(wall_time() - started, GRACE_PERIODS)
 }
 
-/// How many operations take about `sample`.
+/// How many operations take about `sample`. Of several tries the shortest counts, as others may have
+/// disturbed the rest.
 fn calibrate(work: &mut Work, sample: Duration) -> u64 {
+    const TRIES: usize = 3;
     let mut times = 16;
     loop {
-        let started = thread_time();
-        work(times);
-        let took = thread_time() - started;
+        let tries = (0..TRIES).map(|_| {
+            let started = thread_time();
+            work(times);
+            thread_time() - started
+        });
+        let took = tries.min().expect("there are tries");
         if took * 4 >= sample {
             let wanted = times as f64 * sample.as_secs_f64() / took.as_secs_f64();
             return (wanted as u64).max(1);
