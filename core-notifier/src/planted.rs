@@ -119,6 +119,48 @@ faults! {
     ClaimedTwice => real "races" "two_unregister";
     /// Registration after exit is let in.
     RegisteredAfterExit => real "semantics" "registering_after";
+    /// Permissions that rise are not announced to notifiers that cache refusals.
+    RiseNotPassedOn => real "invariants" "n29_";
+    /// A shadow table that claims the passes of a TLB is registered.
+    MixedKindRegistered => real "invariants" "n12_";
+    /// The second pass of an invalidation of ranges is left out.
+    FinishSkipped => real "invariants" "two_passes_";
+    /// The second pass of a start is left out.
+    StartFinishSkipped => real "invariants" "n25_";
+    /// When the list refuses a start, the interval side is not undone.
+    IntervalsNotUndone => real "invariants" "n07_";
+    /// Who refused a start is told of an end.
+    EndAfterRefusal => real "invariants" "n07_";
+    /// Nobody is asked after the first refusal.
+    RefusalEndsTheRound => real "invariants" "n09_";
+    /// The kernel is not told that a callback must not sleep.
+    NonBlockingNotTold => real "invariants" "n11_";
+    /// The last user's put leaves the notifier in the list.
+    PutWithoutUnregister => real "invariants" "n16_ n17_";
+    /// The first put ends the subscription, whoever else uses it.
+    FirstPutEnds => real "invariants" "n17_";
+    /// Interval: the search misses a hit that has nothing to its right.
+    QueryMissesLast => real "intervals" "queries_";
+    /// Interval: the last end leaves the sequence as it is.
+    PeriodNeverEnds => real "invariants" "n24_ the_sequence";
+    /// Interval: an insertion counts the invalidations that are open as not met.
+    InsertionMeetsNothing => real "invariants" "n21_";
+    /// Interval: an invalidation is not noted in the subscriptions that it meets.
+    PeriodNotNoted => real "invariants" "n19_";
+    /// Interval: an insertion overwrites what an invalidation noted meanwhile.
+    InsertionNotedLate => real "intervals" "an_invalidation_during_insertion";
+    /// Interval: a lookup begins while its interval is being invalidated.
+    ReadDoesNotWait => real "invariants" "n19_ n20_";
+    /// Interval: removal waits for a period that its insertion began with.
+    CancelledNotNoticed => real "invariants" "n23_";
+    /// Interval: removal does not wait for the end of the period.
+    RemovalDoesNotSleep => real "invariants" "n21_";
+    /// Interval: removal does not wait for callbacks.
+    RemovalNotAwaited => real "invariants" "n22_";
+    /// Interval: insertion after exit is let in.
+    InsertedAfterExit => real "intervals" "inserting_after";
+    /// A full batch drops its last range instead of joining two.
+    BatchDropsLast => real "invariants" "batch_";
 }
 
 /// What is known of a fault besides what it does.
