@@ -9,6 +9,7 @@ mod clock;
 mod counts;
 mod cpu;
 mod crew;
+mod dispatch;
 mod enter;
 mod floor;
 mod footprint;
@@ -28,7 +29,7 @@ use sample::{Effort, Samples};
 static ALLOCATOR: heap::Counting = heap::Counting;
 
 const USAGE: &str = "usage: shootdown-bench time GROUP [quick] | counts | facts
-groups: enter, notify, grace";
+groups: enter, notify, dispatch, grace";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -62,6 +63,12 @@ fn time(group: &str, part: usize) -> bool {
             for subscribers in notify::SUBSCRIBERS {
                 let samples = sample::alone(&notify::cases(subscribers), effort(160, 200));
                 print(&samples, &format!("notify {subscribers}"));
+            }
+        }
+        "dispatch" => {
+            for intervals in dispatch::INTERVALS {
+                let samples = sample::alone(&dispatch::cases(intervals), effort(160, 200));
+                print(&samples, &format!("dispatch {intervals}"));
             }
         }
         "grace" => {

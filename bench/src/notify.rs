@@ -133,14 +133,29 @@ struct Node {
 
 /// The way Linux notifies: inline the question whether there is anybody, out of line a section
 /// around a walk.
-struct LinuxList {
+pub struct LinuxList {
     srcu: LinuxSrcu,
     head: AtomicPtr<Node>,
 }
 
 impl LinuxList {
+    /// A list of `notifiers`.
+    pub fn new(notifiers: impl Iterator<Item = Arc<dyn Notifier>>) -> Self {
+        let head = notifiers.fold(ptr::null_mut(), |next, notifier| {
+            Box::into_raw(Box::new(Node {
+                notifier,
+                next: AtomicPtr::new(next),
+            }))
+        });
+        LinuxList {
+            srcu: LinuxSrcu::new(),
+            head: AtomicPtr::new(head),
+        }
+    }
+
+    /// Tells everyone.
     #[inline]
-    fn invalidate_range(&self, range: Range) {
+    pub fn invalidate_range(&self, range: Range) {
         if !self.head.load(Ordering::Relaxed).is_null() {
             self.walk(range.start(), range.end());
         }
@@ -153,7 +168,7 @@ impl LinuxList {
         };
         let _section = self.srcu.read();
         let mut next = self.head.load(Ordering::Acquire);
-        // SAFETY: nodes come from `Box::into_raw` below and are never freed.
+        // SAFETY: nodes come from `Box::into_raw` in `new` and are never freed.
         while let Some(node) = unsafe { next.as_ref() } {
             node.notifier.invalidate_range(range);
             next = node.next.load(Ordering::Acquire);
@@ -163,16 +178,7 @@ impl LinuxList {
 
 /// Linux's, with so many subscribers.
 pub fn linux_srcu(subscribers: usize) -> Case {
-    let head = (0..subscribers).fold(ptr::null_mut(), |next, _| {
-        Box::into_raw(Box::new(Node {
-            notifier: subscriber(),
-            next: AtomicPtr::new(next),
-        }))
-    });
-    let list = forever(LinuxList {
-        srcu: LinuxSrcu::new(),
-        head: AtomicPtr::new(head),
-    });
+    let list = forever(LinuxList::new(array(subscribers).into_iter()));
     Case::new("Linux SRCU model, list", move || {
         cpu::bring_up();
         repeat(list, |list| list.invalidate_range(RANGE))

@@ -70,6 +70,11 @@ const FAMILIES: &[Family] = &[
         ],
     },
     Family {
+        name: "dispatch",
+        title: "Start and end a change that meets one of so many intervals",
+        groups: &[("dispatch 64", "64"), ("dispatch 1024", "1024")],
+    },
+    Family {
         name: "grace",
         title: "Wait for a grace period",
         groups: &[

@@ -76,6 +76,7 @@ const BUSY: &str = "grace period, busy";
 const CROSSBEAM: &str = "crossbeam LocalHandle::pin";
 const LINUX: &str = "Linux SRCU model";
 const LINUX_LIST: &str = "Linux SRCU model, list";
+const LINUX_EVERYONE: &str = "Linux SRCU model, call everyone";
 const LIBURCU: &str = "liburcu memb";
 const LOCKED_FLOOR: Option<&str> = Some("floor: 1 locked");
 const PLAIN_FLOOR: Option<&str> = Some("floor: 2 plain");
@@ -223,6 +224,20 @@ pub const ROWS: &[Row] = &[
         "heap calls while notifying, hooked",
         Quantity::Fact("heap calls, hooked"),
         Target::Exactly(0.0),
+    ),
+    ratio(
+        "range dispatch, 64, fenced",
+        ("dispatch 64", "fenced"),
+        ("dispatch 64", LINUX_EVERYONE),
+        None,
+        0.20,
+    ),
+    ratio(
+        "range dispatch, 1024, fenced",
+        ("dispatch 1024", "fenced"),
+        ("dispatch 1024", LINUX_EVERYONE),
+        None,
+        0.03,
     ),
     ratio(
         "grace period, idle, fenced",
