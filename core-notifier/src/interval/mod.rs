@@ -165,13 +165,24 @@ impl IntervalSubscription {
     /// callbacks, nor under the user lock. An invalidation that is never ended is waited for for
     /// ever.
     pub fn read_begin(&self) -> ReadSequence {
-        // Acquire: the period that this names has begun as far as the next look can tell.
-        let begun = Sequence::from_bits(self.sequence.load(Ordering::Acquire));
+        let begun = self.noted();
         let over = || self.shared.state.sequence() != begun;
         if !over() && !planted::is(Fault::ReadDoesNotWait) {
             self.shared.waiting.wait(&over);
         }
         ReadSequence(begun)
+    }
+
+    /// As [`read_begin`](IntervalSubscription::read_begin), or `None` where that would wait. Legal
+    /// in any context.
+    pub fn try_read_begin(&self) -> Option<ReadSequence> {
+        let begun = self.noted();
+        (self.shared.state.sequence() != begun).then_some(ReadSequence(begun))
+    }
+
+    fn noted(&self) -> Sequence {
+        // Acquire: the period that this names has begun as far as the next look can tell.
+        Sequence::from_bits(self.sequence.load(Ordering::Acquire))
     }
 
     /// Whether the lookup that began with `begun` must be repeated: some invalidation of the
