@@ -10,7 +10,7 @@ use core_notifier::{
 };
 
 use crate::case::{Case, forever, repeat};
-use crate::cpu::{self, Threads};
+use crate::cpu::Threads;
 use crate::notify::LinuxList;
 
 /// How many intervals there are, from group to group.
@@ -44,7 +44,6 @@ pub fn space<M: Mode>(srcu: Srcu<M>, intervals: usize) -> AddressSpace<M> {
 fn ours<M: Mode>(name: &'static str, intervals: usize, srcu: Srcu<M>) -> Case {
     let space = forever(space(srcu, intervals));
     Case::new(name, move || {
-        cpu::bring_up();
         repeat((space, targets(intervals)), |(space, targets)| {
             let invalidation = Invalidation::new(targets.next(), Event::Unmap);
             space.start_invalidation(invalidation).end();
@@ -58,7 +57,6 @@ fn linux_list(intervals: usize) -> Case {
     let subscriber = |number| -> Arc<dyn Notifier> { Arc::new(Subscriber::new(number)) };
     let list = forever(LinuxList::new((0..intervals as u64).map(subscriber)));
     Case::new("Linux SRCU model, call everyone", move || {
-        cpu::bring_up();
         repeat((list, targets(intervals)), |(list, targets)| {
             list.invalidate_range(targets.next());
         })

@@ -2,14 +2,13 @@
 
 use core_notifier::{AddressSpace, Event, Invalidation, Mode, Srcu};
 
-use crate::cpu::{self, Threads};
+use crate::cpu::Threads;
 use crate::dispatch::{self, INTERVALS};
 use crate::heap;
 use crate::notify::{RANGE, SUBSCRIBERS, Subscriber, space};
 
 /// Counts, and prints a line a fact for `cargo xtask bench`.
 pub fn print() {
-    cpu::bring_up();
     let fenced = heap_calls(Srcu::new);
     let hooked = heap_calls(Threads::domain);
     println!("fact\theap calls, fenced\t{fenced}");

@@ -32,6 +32,7 @@ const USAGE: &str = "usage: shootdown-bench time GROUP [quick] | counts | facts
 groups: enter, notify, dispatch, grace";
 
 fn main() -> ExitCode {
+    cpu::bring_up();
     let arguments: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {

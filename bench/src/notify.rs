@@ -9,7 +9,7 @@ use core_notifier::{AddressSpace, Mode, Notifier, Range, Srcu};
 use crossbeam_epoch::Collector;
 
 use crate::case::{Case, forever, repeat};
-use crate::cpu::{self, Threads};
+use crate::cpu::Threads;
 use crate::floor::Counters;
 use crate::peers::linux_srcu::LinuxSrcu;
 
@@ -120,7 +120,6 @@ pub fn hooked(subscribers: usize) -> Case {
 fn ours<M: Mode>(name: &'static str, space: AddressSpace<M>) -> Case {
     let space = forever(space);
     Case::new(name, move || {
-        cpu::bring_up();
         repeat(space, |space| space.invalidate_range(RANGE))
     })
 }
@@ -180,7 +179,6 @@ impl LinuxList {
 pub fn linux_srcu(subscribers: usize) -> Case {
     let list = forever(LinuxList::new(array(subscribers).into_iter()));
     Case::new("Linux SRCU model, list", move || {
-        cpu::bring_up();
         repeat(list, |list| list.invalidate_range(RANGE))
     })
 }
