@@ -15,7 +15,7 @@ use alloc::sync::Arc;
 use core_notifier::{AddressSpace, Notifier, Published, Range, Srcu};
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicUsize, Ordering};
-use machine::{Cpus, Machine, Threads};
+use machine::{Cpus, Machine, Threads, interruptible};
 
 const DESTROYED: usize = usize::MAX;
 
@@ -63,6 +63,7 @@ impl<M: Machine, const VALUES: usize> Scene<M, VALUES> {
         let _section = self.srcu.read();
         let current = self.current.load(M::FOLLOW);
         assert_eq!(self.values[current].get(), current);
+        interruptible();
         assert_eq!(self.values[current].get(), current);
     }
 
@@ -210,6 +211,7 @@ fn published_value_against_its_replacement<M: Machine>(preemptions: Option<usize
             let published = published.clone();
             move || {
                 if let Some(value) = published.read() {
+                    interruptible();
                     assert!(value.0.get() < 2);
                 }
             }
@@ -227,10 +229,12 @@ struct Guarded(Value);
 
 impl Notifier for Guarded {
     fn invalidate_range(&self, _range: Range) {
+        interruptible();
         assert_eq!(self.0.get(), 0);
     }
 
     fn release(&self) {
+        interruptible();
         assert_eq!(self.0.get(), 0);
     }
 }
@@ -370,7 +374,7 @@ macro_rules! tests {
 
 tests! {
     one_reader_with_two_sections_against_two_grace_periods,
-    two_readers_against_one_grace_period,
+    two_readers_against_one_grace_period hooked 2,
     nested_sections_against_one_grace_period,
     one_reader_against_two_updaters fenced 2 hooked 1,
     one_reader_against_a_deferred_call_and_a_barrier,

@@ -53,8 +53,8 @@ impl Machine for Threads {
 /// Threads that are CPUs: a barrier on all of them interrupts each and waits until each has executed
 /// a fence in its interrupt handler.
 ///
-/// An interrupt arrives before the first access, after an addition to a counter, or while waiting.
-/// In between nothing orders a CPU's accesses for others: the question whether an interrupt is
+/// An interrupt arrives before the first access, after an addition to a counter, at
+/// [`interruptible`], or while waiting. In between nothing orders a CPU's accesses for others: the question whether an interrupt is
 /// pending is a relaxed load of a variable that only says so.
 #[derive(Clone)]
 pub struct Cpus(Arc<Vec<Interrupts>>);
@@ -76,6 +76,14 @@ loom::thread_local! {
 
 fn current() -> (Cpus, usize) {
     CURRENT.with(|current| current.borrow().clone().expect("not on a CPU"))
+}
+
+/// A place in the middle of a section where interrupts arrive if there are any.
+pub fn interruptible() {
+    let current = CURRENT.with(|current| current.borrow().clone());
+    if let Some((cpus, number)) = current {
+        cpus.take_interrupts(number);
+    }
 }
 
 impl Cpus {
