@@ -2,6 +2,7 @@
 
 mod book;
 mod callgrind;
+mod code_size;
 mod liburcu;
 mod machine;
 mod plot;
@@ -96,6 +97,7 @@ pub fn run(options: &Options) -> Result<bool> {
     let program = Program::build()?;
     let mut figures = Figures::default();
     program.facts(&mut figures)?;
+    code_size::measure(&mut figures)?;
     let uncounted = callgrind::count(&program.path, &mut figures).err();
     for family in FAMILIES {
         program.time(family.name, options.quick, &mut figures)?;
@@ -187,12 +189,9 @@ impl Report<'_> {
         ];
         let mut table = Table::new(head);
         for (row, outcome) in self.outcomes {
-            let value = |value: f64| {
-                if row.is_exact() {
-                    format!("{value}")
-                } else {
-                    format!("{value:.2}")
-                }
+            let value = |value: f64| match row.is_exact() {
+                true => rows::count(value),
+                false => format!("{value:.2}"),
             };
             table.push([
                 row.name.to_owned(),

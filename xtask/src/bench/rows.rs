@@ -225,6 +225,16 @@ pub const ROWS: &[Row] = &[
         Quantity::Fact("heap calls, hooked"),
         Target::Exactly(0.0),
     ),
+    row(
+        "range dispatch, locked, fenced",
+        Quantity::Locked("dispatch 64", "fenced"),
+        Target::None,
+    ),
+    row(
+        "range dispatch, instructions, fenced",
+        Quantity::Instructions("dispatch 64", "fenced"),
+        Target::None,
+    ),
     ratio(
         "range dispatch, 64, fenced",
         ("dispatch 64", "fenced"),
@@ -262,6 +272,11 @@ pub const ROWS: &[Row] = &[
         "grace period, busy, hooked",
         (BUSY, "hooked"),
         (BUSY, LIBURCU),
+    ),
+    row(
+        "bytes of code",
+        Quantity::Fact("bytes of code"),
+        Target::AtMost(6.0 * 1024.0),
     ),
     row(
         "bytes a subscriber",
@@ -350,7 +365,7 @@ impl Row {
 
     fn judge_count(&self, value: Option<f64>) -> Outcome {
         Outcome {
-            ours: value.map_or_else(String::new, |value| format!("{value}")),
+            ours: value.map_or_else(String::new, count),
             peer: String::new(),
             value,
             verdict: match value {
@@ -448,6 +463,12 @@ impl fmt::Display for Verdict {
             Self::Shown => Ok(()),
         }
     }
+}
+
+/// A count; a mean of several ways through the code need not be whole.
+pub fn count(value: f64) -> String {
+    let decimals = usize::from(value.fract() != 0.0);
+    format!("{value:.decimals$}")
 }
 
 /// A time with three digits that mean something.
