@@ -5,6 +5,7 @@ use alloc::sync::Arc;
 use super::{AddressSpace, AddressSpaceLock};
 use crate::error::{InsertError, RemoveError};
 use crate::interval::{IntervalNotifier, IntervalSubscription, Intervals, Waiting};
+use crate::planted::{self, Fault};
 use crate::range::Range;
 use crate::srcu::Mode;
 
@@ -65,7 +66,7 @@ impl<M: Mode> AddressSpace<M> {
             }
         };
         // After they can be found, so that exit either closes them or is seen here.
-        if self.subscriptions.is_released() {
+        if self.subscriptions.is_released() && !planted::is(Fault::InsertedAfterExit) {
             return Err(InsertError::Released);
         }
         intervals.insert(range, notifier)
