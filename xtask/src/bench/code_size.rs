@@ -23,6 +23,7 @@ pub fn measure(figures: &mut Figures) -> Result<()> {
         .args(["--example", EXAMPLE])
         .args(["--config", "profile.release.opt-level='s'"])
         .args(["--config", "profile.release.panic='abort'"])
+        .args(["--config", "profile.release.codegen-units=1"])
         .args(["--", "-Csymbol-mangling-version=v0"]);
     process::output(cargo)?;
     let mut nm = Command::new("nm");
