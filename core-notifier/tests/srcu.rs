@@ -8,9 +8,10 @@ mod common;
 mod kernel;
 
 use alloc::sync::Arc;
+use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::thread;
-use std::time::Duration;
+use core::time::Duration;
+use std::{thread, thread_local};
 
 use common::{RANGE, Recorder, drain};
 use core_notifier::{
@@ -127,20 +128,34 @@ fn hooked_readers_against_an_updater() {
     });
 }
 
+thread_local! {
+    /// Whether this thread's wait is expedited.
+    static EXPEDITED: Cell<bool> = const { Cell::new(false) };
+}
+
 #[test]
-fn expedited_waits_make_the_driver_hurry() {
+fn expedited_waits_do_not_relax_and_make_the_driver_hurry() {
     static RELAXED: AtomicUsize = AtomicUsize::new(0);
     let srcu = Srcu::with_relax(|| {
+        assert!(!EXPEDITED.get(), "an expedited wait relaxed");
         RELAXED.fetch_add(1, SeqCst);
         thread::yield_now();
     });
+    let waiting = AtomicBool::new(false);
     thread::scope(|scope| {
         let section = srcu.read();
         scope.spawn(|| srcu.synchronize().unwrap());
         while RELAXED.load(SeqCst) == 0 {
             thread::yield_now();
         }
-        scope.spawn(|| srcu.synchronize_expedited().unwrap());
+        scope.spawn(|| {
+            EXPEDITED.set(true);
+            waiting.store(true, SeqCst);
+            srcu.synchronize_expedited().unwrap();
+        });
+        while !waiting.load(SeqCst) {
+            thread::yield_now();
+        }
         // A driver that goes on relaxing may still get no CPU for a while, but not so often in a row.
         let mut quiet = 0;
         let hurries = (0..500).any(|_| {
@@ -151,10 +166,10 @@ fn expedited_waits_make_the_driver_hurry() {
             } else {
                 0
             };
-            quiet == 10
+            quiet == 20
         });
         drop(section);
-        assert!(hurries, "went on relaxing");
+        assert!(hurries, "the driver went on relaxing");
     });
 }
 
