@@ -105,7 +105,8 @@ fn build_tests(package: &str, build: Build, programs: &mut Programs, log: &mut L
             .and_then(|rest| rest.strip_suffix(')'))
             .and_then(|rest| rest.split_once(".rs ("))
         {
-            programs.insert((build, file.to_owned()), workspace::root().join(path));
+            let file = file.trim_end_matches("/main").to_owned();
+            programs.insert((build, file), workspace::root().join(path));
         }
     }
     Ok(())
