@@ -145,7 +145,7 @@ pub const ROWS: &[Row] = &[
     row(
         "instructions, fenced",
         Quantity::Instructions("enter", "fenced"),
-        Target::AtMost(24.0),
+        Target::AtMost(30.0),
     ),
     row(
         "instructions, hooked",
