@@ -7,7 +7,7 @@
 use std::hint::black_box;
 
 use crate::case::Case;
-use crate::{enter, notify};
+use crate::{dispatch, enter, notify};
 
 const FEW: u64 = 1_000;
 const MANY: u64 = 11_000;
@@ -26,6 +26,9 @@ pub fn run() {
         cases.push((group, notify::fenced(subscribers)));
         cases.push((group, notify::hooked(subscribers)));
         cases.push((group, notify::linux_srcu(subscribers)));
+    }
+    for case in dispatch::cases(64) {
+        cases.push(("dispatch 64", case));
     }
     for (group, case) in &cases {
         count(group, case);

@@ -19,16 +19,14 @@ thread_local! {
     static CPU: Cell<usize> = const { Cell::new(usize::MAX) };
 }
 
-/// Makes the calling thread a CPU, if it is none yet.
+/// Makes the calling thread a CPU. The first thing that every thread of this program does.
 pub fn bring_up() {
-    if CPU.get() == usize::MAX {
-        let cpu = NEXT.fetch_add(1, Ordering::Relaxed);
-        assert!(cpu < CPUS, "more threads than CPUs");
-        CPU.set(cpu);
-    }
+    let cpu = NEXT.fetch_add(1, Ordering::Relaxed);
+    assert!(cpu < CPUS, "more threads than CPUs");
+    CPU.set(cpu);
 }
 
-/// The calling thread's number, below [`CPUS`] once it was brought up.
+/// The calling thread's number, below [`CPUS`].
 #[inline]
 pub fn number() -> usize {
     CPU.get()
@@ -38,7 +36,7 @@ pub fn number() -> usize {
 pub struct Threads;
 
 impl Threads {
-    /// A domain in hooked mode. Who reads it brings itself up first.
+    /// A domain in hooked mode.
     pub fn domain() -> Srcu<Hooked<Threads>> {
         // Without registration `barrier` would fail, and says so.
         membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED);
@@ -58,8 +56,8 @@ unsafe impl Hooks for Threads {
     fn increment(&self, counter: CpuCounter<'_>) {
         let cpu = number();
         debug_assert!(cpu < CPUS, "the thread was not brought up");
-        // SAFETY: the number is below `CPUS` as cases bring their threads up, and no other thread
-        // has it.
+        // SAFETY: `main` and the crew's threads, all there are, have brought themselves up before
+        // anything else, so the number is below `CPUS` and no other thread has it.
         unsafe { counter.increment(cpu) };
     }
 

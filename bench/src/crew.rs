@@ -3,6 +3,8 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
+use crate::cpu;
+
 type Job<S> = Box<dyn FnOnce(&mut S) + Send>;
 
 /// Threads with a state of their own each, which never leaves its thread.
@@ -17,6 +19,7 @@ impl<S: 'static> Crew<S> {
             let (sender, jobs): (_, Receiver<Job<S>>) = channel();
             let make = make.clone();
             thread::spawn(move || {
+                cpu::bring_up();
                 let mut state = make();
                 for job in jobs {
                     job(&mut state);

@@ -9,7 +9,7 @@ use core_notifier::{Mode, Published, Srcu};
 use crossbeam_epoch::Collector;
 
 use crate::case::{Case, forever, repeat};
-use crate::cpu::{self, Threads};
+use crate::cpu::Threads;
 use crate::floor::Counters;
 use crate::peers::linux_srcu::LinuxSrcu;
 
@@ -84,7 +84,6 @@ fn ours<M: Mode>(name: &'static str, srcu: Srcu<M>) -> Case {
     assert!(published.replace(Some(Box::new(VALUE))).is_none());
     let published = forever(published);
     Case::new(name, move || {
-        cpu::bring_up();
         repeat(published, |published| {
             *published.read().expect("published above")
         })
@@ -141,7 +140,6 @@ pub fn linux_srcu() -> Case {
     let srcu = forever(LinuxSrcu::new());
     let pointer = forever(AtomicPtr::new(Box::into_raw(Box::new(VALUE))));
     Case::new("Linux SRCU model", move || {
-        cpu::bring_up();
         repeat((srcu, pointer), |(srcu, pointer)| {
             let _section = srcu.read();
             // SAFETY: the value is never freed.

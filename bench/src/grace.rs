@@ -8,7 +8,7 @@ use core_notifier::{Mode, Srcu};
 use crossbeam_epoch::{Collector, LocalHandle};
 
 use crate::case::{Case, forever, repeat};
-use crate::cpu::{self, Threads};
+use crate::cpu::Threads;
 use crate::peers::linux_srcu::LinuxSrcu;
 
 /// Who waits, and whom for.
@@ -53,7 +53,6 @@ fn ours<M: Mode>(name: &'static str, srcu: Srcu<M>) -> Pair {
     Pair {
         updater: Case::shared(name, srcu, |srcu| srcu.synchronize().expect("not inside")),
         reader: Case::new(name, move || {
-            cpu::bring_up();
             repeat(srcu, |srcu| {
                 let _section = srcu.read();
             })
@@ -66,7 +65,6 @@ fn linux_srcu() -> Pair {
     Pair {
         updater: Case::shared("Linux SRCU model", srcu, LinuxSrcu::synchronize),
         reader: Case::new("Linux SRCU model", move || {
-            cpu::bring_up();
             repeat(srcu, |srcu| {
                 let _section = srcu.read();
             })

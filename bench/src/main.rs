@@ -9,6 +9,7 @@ mod clock;
 mod counts;
 mod cpu;
 mod crew;
+mod dispatch;
 mod enter;
 mod floor;
 mod footprint;
@@ -28,9 +29,10 @@ use sample::{Effort, Samples};
 static ALLOCATOR: heap::Counting = heap::Counting;
 
 const USAGE: &str = "usage: shootdown-bench time GROUP [quick] | counts | facts
-groups: enter, notify, grace";
+groups: enter, notify, dispatch, grace";
 
 fn main() -> ExitCode {
+    cpu::bring_up();
     let arguments: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
@@ -62,6 +64,12 @@ fn time(group: &str, part: usize) -> bool {
             for subscribers in notify::SUBSCRIBERS {
                 let samples = sample::alone(&notify::cases(subscribers), effort(160, 200));
                 print(&samples, &format!("notify {subscribers}"));
+            }
+        }
+        "dispatch" => {
+            for intervals in dispatch::INTERVALS {
+                let samples = sample::alone(&dispatch::cases(intervals), effort(160, 200));
+                print(&samples, &format!("dispatch {intervals}"));
             }
         }
         "grace" => {

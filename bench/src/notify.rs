@@ -9,7 +9,7 @@ use core_notifier::{AddressSpace, Mode, Notifier, Range, Srcu};
 use crossbeam_epoch::Collector;
 
 use crate::case::{Case, forever, repeat};
-use crate::cpu::{self, Threads};
+use crate::cpu::Threads;
 use crate::floor::Counters;
 use crate::peers::linux_srcu::LinuxSrcu;
 
@@ -120,41 +120,66 @@ pub fn hooked(subscribers: usize) -> Case {
 fn ours<M: Mode>(name: &'static str, space: AddressSpace<M>) -> Case {
     let space = forever(space);
     Case::new(name, move || {
-        cpu::bring_up();
         repeat(space, |space| space.invalidate_range(RANGE))
     })
 }
 
-/// Linux's list of subscribers, walked as `hlist_for_each_entry_rcu` does.
+/// Linux's list of subscribers: a link in each, behind one head.
 struct Node {
     notifier: Arc<dyn Notifier>,
     next: AtomicPtr<Node>,
 }
 
-/// The way Linux notifies: nothing if the list is empty, else a section around a walk.
+/// The way Linux notifies: inline the question whether there is anybody, out of line a section
+/// around a walk.
+pub struct LinuxList {
+    srcu: LinuxSrcu,
+    head: AtomicPtr<Node>,
+}
+
+impl LinuxList {
+    /// A list of `notifiers`.
+    pub fn new(notifiers: impl Iterator<Item = Arc<dyn Notifier>>) -> Self {
+        let head = notifiers.fold(ptr::null_mut(), |next, notifier| {
+            Box::into_raw(Box::new(Node {
+                notifier,
+                next: AtomicPtr::new(next),
+            }))
+        });
+        LinuxList {
+            srcu: LinuxSrcu::new(),
+            head: AtomicPtr::new(head),
+        }
+    }
+
+    /// Tells everyone.
+    #[inline]
+    pub fn invalidate_range(&self, range: Range) {
+        if !self.head.load(Ordering::Relaxed).is_null() {
+            self.walk(range.start(), range.end());
+        }
+    }
+
+    #[inline(never)]
+    fn walk(&self, start: u64, end: u64) {
+        let Ok(range) = Range::new(start, end) else {
+            return;
+        };
+        let _section = self.srcu.read();
+        let mut next = self.head.load(Ordering::Acquire);
+        // SAFETY: nodes come from `Box::into_raw` in `new` and are never freed.
+        while let Some(node) = unsafe { next.as_ref() } {
+            node.notifier.invalidate_range(range);
+            next = node.next.load(Ordering::Acquire);
+        }
+    }
+}
+
+/// Linux's, with so many subscribers.
 pub fn linux_srcu(subscribers: usize) -> Case {
-    let head = (0..subscribers).fold(ptr::null_mut(), |next, _| {
-        Box::into_raw(Box::new(Node {
-            notifier: subscriber(),
-            next: AtomicPtr::new(next),
-        }))
-    });
-    let head = forever(AtomicPtr::new(head));
-    let srcu = forever(LinuxSrcu::new());
+    let list = forever(LinuxList::new(array(subscribers).into_iter()));
     Case::new("Linux SRCU model, list", move || {
-        cpu::bring_up();
-        repeat((srcu, head), |(srcu, head)| {
-            if head.load(Ordering::Relaxed).is_null() {
-                return;
-            }
-            let _section = srcu.read();
-            let mut next = head.load(Ordering::Acquire);
-            // SAFETY: nodes come from `Box::into_raw` above and are never freed.
-            while let Some(node) = unsafe { next.as_ref() } {
-                node.notifier.invalidate_range(RANGE);
-                next = node.next.load(Ordering::Acquire);
-            }
-        })
+        repeat(list, |list| list.invalidate_range(RANGE))
     })
 }
 

@@ -53,7 +53,7 @@ pub fn alone(cases: &[Case], effort: Effort) -> Vec<Samples> {
     let mut random = Random::new();
     for _ in 0..effort.rounds {
         for index in random.order(cases.len()) {
-            let sample = time(&mut works[index], times[index]);
+            let sample = time(&mut works[index], times[index]).ns;
             samples[index].values.push(sample);
         }
     }
@@ -109,11 +109,31 @@ fn on_threads(crew: &Crew<Vec<Work>>, members: &[usize], case: usize, times: u64
             })
         })
         .collect();
-    let sum: f64 = results
+    let timings: Vec<Timing> = results
         .iter()
         .map(|result| result.recv().expect("a sample"))
-        .sum();
-    sum / members.len() as f64
+        .collect();
+    if !overlap(&timings) {
+        return f64::NAN;
+    }
+    timings.iter().map(|timing| timing.ns).sum::<f64>() / timings.len() as f64
+}
+
+/// Whether all were under way for nearly the whole time. On a busy machine two threads may share a
+/// CPU, one after the other.
+fn overlap(timings: &[Timing]) -> bool {
+    const NEARLY: f64 = 0.8;
+    let begins = timings.iter().map(|timing| timing.begin);
+    let ends = timings.iter().map(|timing| timing.end);
+    let (first, last) = (begins.clone().min(), ends.clone().max());
+    let together = ends
+        .min()
+        .unwrap_or_default()
+        .saturating_sub(begins.max().unwrap_or_default());
+    let whole = last
+        .unwrap_or_default()
+        .saturating_sub(first.unwrap_or_default());
+    together.as_secs_f64() >= whole.as_secs_f64() * NEARLY
 }
 
 /// Grace periods in one sample.
@@ -182,13 +202,18 @@ fn wait(updater: &mut Work) -> f64 {
     per_operation(wall_time() - started, GRACE_PERIODS)
 }
 
-/// How many operations take about `sample`.
+/// How many operations take about `sample`. Of several tries the shortest counts, as others may have
+/// disturbed the rest.
 fn calibrate(work: &mut Work, sample: Duration) -> u64 {
+    const TRIES: usize = 3;
     let mut times = 16;
     loop {
-        let started = thread_time();
-        work(times);
-        let took = thread_time() - started;
+        let tries = (0..TRIES).map(|_| {
+            let started = thread_time();
+            work(times);
+            thread_time() - started
+        });
+        let took = tries.min().expect("there are tries");
         if took * 4 >= sample {
             let wanted = times as f64 * sample.as_secs_f64() / took.as_secs_f64();
             return (wanted as u64).max(1);
@@ -197,17 +222,28 @@ fn calibrate(work: &mut Work, sample: Duration) -> u64 {
     }
 }
 
-/// Nanoseconds an operation of this thread's CPU time; `NaN` if others used the CPU meanwhile.
-fn time(work: &mut Work, times: u64) -> f64 {
+/// One thread's sample.
+struct Timing {
+    /// CPU time an operation, in nanoseconds; `NaN` if others used the CPU meanwhile.
+    ns: f64,
+    /// Wall time.
+    begin: Duration,
+    end: Duration,
+}
+
+fn time(work: &mut Work, times: u64) -> Timing {
     const UNDISTURBED: f64 = 1.02;
     work(times / 16 + 1);
-    let (wall, thread) = (wall_time(), thread_time());
+    let (begin, thread) = (wall_time(), thread_time());
     work(times);
-    let (thread, wall) = (thread_time() - thread, wall_time() - wall);
-    if wall.as_secs_f64() > thread.as_secs_f64() * UNDISTURBED {
-        return f64::NAN;
-    }
-    per_operation(thread, times)
+    let (thread, end) = (thread_time() - thread, wall_time());
+    let disturbed = (end - begin).as_secs_f64() > thread.as_secs_f64() * UNDISTURBED;
+    let ns = if disturbed {
+        f64::NAN
+    } else {
+        per_operation(thread, times)
+    };
+    Timing { ns, begin, end }
 }
 
 fn per_operation(time: Duration, operations: u64) -> f64 {

@@ -1,9 +1,21 @@
 //! The notifications of one address space.
 
+mod batch;
+mod intervals;
+mod sections;
+mod translations;
+mod users;
+
 use alloc::sync::Arc;
 
+use spin::Once;
+
+use self::users::Users;
 use crate::error::{RegisterError, UnregisterError, WaitError};
-use crate::list::{List, Refusal, Subscriptions};
+use crate::event::{Event, Invalidation};
+use crate::hooks::AddressSpaceHooks;
+use crate::interval::{Intervals, Members};
+use crate::list::{List, Refusal, Subscriber, Subscriptions};
 use crate::notifier::Notifier;
 use crate::planted::{self, Fault};
 use crate::range::Range;
@@ -52,7 +64,14 @@ pub trait AddressSpaceLock {
 /// waited for, as nobody else can be using what is being dropped.
 pub struct AddressSpace<M: Mode = Fenced> {
     subscriptions: Subscriptions<M>,
+    /// Made with the first interval, under the kernel's lock: no invalidation is open then.
+    intervals: Once<Intervals<M>>,
+    users: Users,
+    hooks: Option<&'static dyn AddressSpaceHooks>,
 }
+
+pub use self::batch::Batch;
+pub use self::sections::OpenInvalidation;
 
 impl<M: Mode> AddressSpace<M> {
     /// An address space without subscribers, in the domain `srcu`.
@@ -62,7 +81,17 @@ impl<M: Mode> AddressSpace<M> {
     pub fn new(srcu: Arc<Srcu<M>>) -> Self {
         AddressSpace {
             subscriptions: Subscriptions::new(srcu),
+            intervals: Once::new(),
+            users: Users::new(),
+            hooks: None,
         }
+    }
+
+    /// As [`new`](AddressSpace::new), with what the kernel supplies for waiting and debugging.
+    pub fn with_hooks(srcu: Arc<Srcu<M>>, hooks: &'static dyn AddressSpaceHooks) -> Self {
+        let mut space = AddressSpace::new(srcu);
+        space.hooks = Some(hooks);
+        space
     }
 
     /// The domain whose sections notifications run in.
@@ -89,7 +118,7 @@ impl<M: Mode> AddressSpace<M> {
     ///
     /// # Errors
     ///
-    /// [`RegisterError::AlreadyRegistered`], [`RegisterError::Released`]; nothing has changed.
+    /// [`RegisterError`]; nothing has changed.
     pub fn register(
         &self,
         lock: &impl AddressSpaceLock,
@@ -103,7 +132,7 @@ impl<M: Mode> AddressSpace<M> {
     ///
     /// # Errors
     ///
-    /// [`RegisterError::AlreadyRegistered`], [`RegisterError::Released`]; nothing has changed.
+    /// [`RegisterError`]; nothing has changed.
     pub fn register_locked(&self, notifier: Arc<dyn Notifier>) -> Result<(), RegisterError> {
         self.register_under(|| (), &notifier)
     }
@@ -113,13 +142,14 @@ impl<M: Mode> AddressSpace<M> {
         lock: impl Fn() -> G,
         notifier: &Arc<dyn Notifier>,
     ) -> Result<(), RegisterError> {
+        let subscriber = Subscriber::new(notifier)?;
         loop {
             let mut draft = Some(self.subscriptions.draft());
             let mut guard = Some(lock());
             if planted::is(Fault::RegisterUnlocked) {
                 guard = None;
             }
-            let inserted = self.subscriptions.insert(&mut draft, notifier);
+            let inserted = self.subscriptions.insert(&mut draft, &subscriber);
             drop(guard);
             match inserted {
                 Ok(old) => {
@@ -241,14 +271,18 @@ impl<M: Mode> AddressSpace<M> {
     /// callbacks that others have begun may still be running. A caller that cannot exclude this uses
     /// [`try_release`](AddressSpace::try_release).
     pub fn release(&self) {
-        if let Some(old) = self.release_all() {
-            if planted::is(Fault::ReleaseNotAwaited) {
-                return self.subscriptions.retire(old);
-            }
-            // Refused inside a section; then dropping `old` is deferred.
-            let _ = self.srcu().synchronize();
-            drop(old);
-            self.subscriptions.reclaim();
+        let Some(ended) = self.release_all() else {
+            return;
+        };
+        if planted::is(Fault::ReleaseNotAwaited) {
+            return self.subscriptions.retire(ended.list);
+        }
+        // Refused inside a section; then dropping what has ended is deferred.
+        let _ = self.srcu().synchronize();
+        drop(ended);
+        self.subscriptions.reclaim();
+        if let Some(intervals) = self.intervals.get() {
+            intervals.reclaim();
         }
     }
 
@@ -263,86 +297,26 @@ impl<M: Mode> AddressSpace<M> {
         Ok(())
     }
 
-    /// Ends every subscription and returns the list that may still be walked, if there was ever one.
-    fn release_all(&self) -> Option<Option<Retired<List, M>>> {
-        if !self.subscriptions.close() {
+    /// Ends every subscription, if there was ever one: those to intervals first, as in Linux.
+    fn release_all(&self) -> Option<Ended<M>> {
+        let used = self.subscriptions.close();
+        let intervals = self.intervals.get();
+        if !used && intervals.is_none() {
             return None;
         }
+        let members = intervals.and_then(|intervals| {
+            intervals.close();
+            self.invalidate_intervals(&Invalidation::new(Range::ALL, Event::Release));
+            intervals.take_all()
+        });
         let section = self.srcu().read();
         self.for_each(|notifier| notifier.release());
-        let old = self.subscriptions.unhash_all();
+        let list = self.subscriptions.unhash_all();
         drop(section);
-        Some(old)
-    }
-
-    /// Asks every notifier whether `range` was accessed, makes the translations old and flushes
-    /// them. Returns whether any said yes; the caller combines that with the CPU's own answer by OR.
-    #[must_use = "an access that is not counted makes a page look unused"]
-    pub fn clear_flush_young(&self, range: Range) -> bool {
-        self.any_of_all(range, |notifier| notifier.clear_flush_young(range))
-    }
-
-    /// As [`clear_flush_young`](AddressSpace::clear_flush_young); notifiers may leave out the flush.
-    #[must_use = "an access that is not counted makes a page look unused"]
-    pub fn clear_young(&self, range: Range) -> bool {
-        self.any_of_all(range, |notifier| notifier.clear_young(range))
-    }
-
-    /// Whether any notifier says that `address` was accessed. Stops at the first that does.
-    pub fn test_young(&self, address: u64) -> bool {
-        self.subscriptions
-            .read()
-            .is_some_and(|list| list.iter().any(|notifier| notifier.test_young(address)))
-    }
-
-    /// Announces that the page-table entry of `address` is about to become `entry`.
-    ///
-    /// Called under the page-table lock, in this order: clear the entry, flush the CPUs' TLBs,
-    /// [`invalidate_range`](AddressSpace::invalidate_range), `change_pte`, write the new entry.
-    /// Linux's `set_pte_at_notify` does the last two.
-    pub fn change_pte(&self, address: u64, entry: u64) {
-        self.for_each(|notifier| notifier.change_pte(address, entry));
-    }
-
-    /// Announces that translations in `range` are about to change. The caller calls
-    /// [`invalidate_range_end`](AddressSpace::invalidate_range_end) with the same range when they
-    /// have. May sleep as the notifiers do. An empty range is ignored, here and there.
-    #[inline]
-    pub fn invalidate_range_start(&self, range: Range) {
-        if !range.is_empty() {
-            self.for_each(|notifier| notifier.invalidate_range_start(range));
-        }
-    }
-
-    /// Announces that translations in `range` have changed.
-    ///
-    /// For each notifier this is [`Notifier::invalidate_range`] and then
-    /// [`Notifier::invalidate_range_end`], as in 2017: a caller that does not notify under the
-    /// page-table lock still gets its devices' TLBs flushed, at the latest here.
-    #[inline]
-    pub fn invalidate_range_end(&self, range: Range) {
-        if !range.is_empty() {
-            self.for_each(|notifier| {
-                if !planted::is(Fault::EndWithoutInvalidate) {
-                    notifier.invalidate_range(range);
-                }
-                notifier.invalidate_range_end(range);
-            });
-        }
-    }
-
-    /// Announces that the translations in `range` have been removed or changed and flushed from the
-    /// CPUs' TLBs. When it returns, no device reads or writes through the old ones.
-    ///
-    /// Called after the store to the page table and before the page behind it is freed, and, if the
-    /// page changes, before the new entry is written; whether or not any CPU has the address space
-    /// loaded. Takes no lock, allocates nothing, legal with interrupts off. Without a subscriber it
-    /// costs one relaxed load. An empty range is ignored.
-    #[inline]
-    pub fn invalidate_range(&self, range: Range) {
-        if !range.is_empty() || planted::is(Fault::EmptyRangePassedOn) {
-            self.for_each(|notifier| notifier.invalidate_range(range));
-        }
+        Some(Ended {
+            list,
+            _members: members,
+        })
     }
 
     /// Inlined up to the question whether there is anybody, which is all that most calls cost.
@@ -359,18 +333,12 @@ impl<M: Mode> AddressSpace<M> {
             list.iter().for_each(visit);
         }
     }
+}
 
-    /// ORs the answers of all; a yes does not end the round.
-    fn any_of_all(&self, range: Range, ask: impl Fn(&dyn Notifier) -> bool) -> bool {
-        if range.is_empty() {
-            return false;
-        }
-        self.subscriptions.read().is_some_and(|list| {
-            list.iter().fold(false, |young, notifier| {
-                young && planted::is(Fault::YoungShortCircuits) || ask(notifier) | young
-            })
-        })
-    }
+/// What callbacks that others have begun may still be walking.
+struct Ended<M: Mode> {
+    list: Option<Retired<List, M>>,
+    _members: Option<Retired<Members, M>>,
 }
 
 impl<M: Mode> Drop for AddressSpace<M> {

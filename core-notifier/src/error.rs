@@ -27,6 +27,42 @@ impl fmt::Display for InvertedRange {
 
 impl Error for InvertedRange {}
 
+/// [`Range::with_length`](crate::Range::with_length) was given more bytes than there are behind its
+/// start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RangeOverflow {
+    /// The start that was given, a virtual address in bytes.
+    pub start: u64,
+    /// The length that was given, in bytes.
+    pub length: u64,
+}
+
+impl fmt::Display for RangeOverflow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:#x} bytes from {:#x} on end behind the address space",
+            self.length, self.start
+        )
+    }
+}
+
+impl Error for RangeOverflow {}
+
+/// A start that may not sleep would have had to. It has been undone: the caller changes nothing in
+/// the range, and calls no end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WouldBlock;
+
+impl fmt::Display for WouldBlock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a notifier would have to sleep")
+    }
+}
+
+impl Error for WouldBlock {}
+
 /// Why a notifier was not registered. Nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -36,6 +72,9 @@ pub enum RegisterError {
     AlreadyRegistered,
     /// The address space has been released: its process has exited. Linux demands `mm_users > 0`.
     Released,
+    /// The notifier declares [`NotifierKind::ShadowTable`](crate::NotifierKind::ShadowTable) and
+    /// two passes, which belong to a TLB that walks the CPU's page table: it is one or the other.
+    MixedKind,
 }
 
 impl fmt::Display for RegisterError {
@@ -45,11 +84,91 @@ impl fmt::Display for RegisterError {
                 "the notifier is already registered with this address space"
             }
             RegisterError::Released => "the address space has been released",
+            RegisterError::MixedKind => {
+                "the notifier of this address space is two kinds of notifier at once"
+            }
         })
     }
 }
 
 impl Error for RegisterError {}
+
+/// Why [`AddressSpace::get`](crate::AddressSpace::get) got nothing. Nothing has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum GetError {
+    /// The notifier has as many users as can be counted.
+    TooManyUsers,
+    /// The notifier that was made could not be registered.
+    Register(RegisterError),
+}
+
+impl fmt::Display for GetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            GetError::TooManyUsers => f.write_str("the notifier has too many users"),
+            GetError::Register(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<RegisterError> for GetError {
+    fn from(error: RegisterError) -> Self {
+        GetError::Register(error)
+    }
+}
+
+impl Error for GetError {}
+
+/// Why an interval was not subscribed to. Nothing has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InsertError {
+    /// The interval holds no address.
+    EmptyRange,
+    /// The address space has been released: its process has exited.
+    Released,
+}
+
+impl fmt::Display for InsertError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            InsertError::EmptyRange => "the interval holds no address",
+            InsertError::Released => "the address space has been released",
+        })
+    }
+}
+
+impl Error for InsertError {}
+
+/// Why the subscription to an interval was not ended. Nothing has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RemoveError {
+    /// It belongs to another address space, was removed already, or is being removed.
+    NotInserted,
+    /// It would have waited for itself.
+    Wait(WaitError),
+}
+
+impl fmt::Display for RemoveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RemoveError::NotInserted => {
+                f.write_str("the interval is not subscribed to in this address space")
+            }
+            RemoveError::Wait(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<WaitError> for RemoveError {
+    fn from(error: WaitError) -> Self {
+        RemoveError::Wait(error)
+    }
+}
+
+impl Error for RemoveError {}
 
 /// Why a notifier was not unregistered. Nothing has changed and nothing was waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -64,19 +64,31 @@ extern crate std;
 
 mod address_space;
 mod error;
+mod event;
+mod hooks;
+mod interval;
 mod list;
 mod notifier;
+mod passes;
 #[cfg(not(planted))]
 mod planted;
 #[cfg(planted)]
 pub mod planted;
 mod primitive;
 mod range;
+mod retired;
 mod srcu;
 
-pub use address_space::{AddressSpace, AddressSpaceLock};
-pub use error::{InvertedRange, RegisterError, Stalled, UnregisterError, WaitError};
-pub use notifier::Notifier;
+pub use address_space::{AddressSpace, AddressSpaceLock, Batch, OpenInvalidation};
+pub use error::{
+    GetError, InsertError, InvertedRange, RangeOverflow, RegisterError, RemoveError, Stalled,
+    UnregisterError, WaitError, WouldBlock,
+};
+pub use event::{Event, Invalidation, Owner};
+pub use hooks::{AddressSpaceHooks, Misuse};
+pub use interval::{IntervalNotifier, IntervalSubscription, ReadSequence};
+pub use notifier::{Notifier, NotifierKind};
+pub use passes::{Progress, Token};
 pub use range::Range;
 pub use srcu::{
     Checked, Context, Counters, CpuCounter, Fenced, GracePeriod, Hooked, Hooks, Mode, Published,

@@ -1,23 +1,97 @@
 //! Who is subscribed: an immutable list that notifications walk, and the record that changes it.
 
 use alloc::boxed::Box;
-use alloc::collections::LinkedList;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::ops::Deref;
 use core::ptr;
 
 use crate::error::{RegisterError, UnregisterError};
-use crate::notifier::Notifier;
+use crate::notifier::{Notifier, NotifierKind};
 use crate::planted::{self, Fault};
 use crate::primitive::Mutex;
+use crate::retired::Retirement;
 use crate::srcu::{Fenced, Mode, Published, Reader, Retired, Srcu};
 
 /// The subscribers that notifications visit, newest first, as in Linux.
-pub(crate) struct List(Vec<Arc<dyn Notifier>>);
+pub(crate) struct List {
+    subscribers: Vec<Subscriber>,
+    /// Whether anybody works in two passes.
+    two_passes: bool,
+}
+
+/// A notifier in the list, with what it declared when it was registered.
+#[derive(Clone)]
+pub(crate) struct Subscriber {
+    notifier: Arc<dyn Notifier>,
+    kind: NotifierKind,
+    two_passes: bool,
+}
+
+impl Subscriber {
+    pub(crate) fn new(notifier: &Arc<dyn Notifier>) -> Result<Self, RegisterError> {
+        let (kind, two_passes) = (notifier.kind(), notifier.has_two_passes());
+        if two_passes && !kind.hears_ranges() && !planted::is(Fault::MixedKindRegistered) {
+            return Err(RegisterError::MixedKind);
+        }
+        Ok(Subscriber {
+            notifier: notifier.clone(),
+            kind,
+            two_passes,
+        })
+    }
+
+    pub(crate) fn has_two_passes(&self) -> bool {
+        self.two_passes
+    }
+}
+
+impl Deref for Subscriber {
+    type Target = dyn Notifier;
+
+    fn deref(&self) -> &(dyn Notifier + 'static) {
+        &*self.notifier
+    }
+}
 
 impl List {
+    fn with_capacity(capacity: usize) -> Self {
+        List {
+            subscribers: Vec::with_capacity(capacity),
+            two_passes: false,
+        }
+    }
+
+    fn extend<'a>(&mut self, subscribers: impl IntoIterator<Item = &'a Subscriber>) {
+        self.subscribers.extend(subscribers.into_iter().cloned());
+        self.two_passes = self.subscribers.iter().any(Subscriber::has_two_passes);
+    }
+
+    /// Everyone.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &dyn Notifier> {
-        self.0.iter().map(|notifier| &**notifier)
+        self.subscribers.iter().map(|subscriber| &**subscriber)
+    }
+
+    /// Who hears of ranges that have been removed from the page table.
+    #[inline]
+    pub(crate) fn range_listeners(&self) -> impl Iterator<Item = &Subscriber> {
+        self.subscribers
+            .iter()
+            .filter(|subscriber| subscriber.kind.hears_ranges())
+    }
+
+    /// Who hears of starts and ends.
+    pub(crate) fn section_listeners(&self) -> impl Iterator<Item = &dyn Notifier> {
+        self.subscribers
+            .iter()
+            .filter(|subscriber| subscriber.kind.hears_sections())
+            .map(|subscriber| &**subscriber)
+    }
+
+    /// Whether anybody works in two passes.
+    #[inline]
+    pub(crate) fn has_two_passes(&self) -> bool {
+        self.two_passes
     }
 }
 
@@ -70,14 +144,11 @@ pub(crate) enum Refusal {
     Error(RegisterError),
 }
 
-/// Lists that were replaced and may still be walked.
-type RetiredLists<M> = Mutex<LinkedList<Retired<List, M>>>;
-
 /// The subscriptions of one address space.
 pub(crate) struct Subscriptions<M: Mode = Fenced> {
     list: Published<List, M>,
     record: Mutex<Record>,
-    retired: Arc<RetiredLists<M>>,
+    retired: Retirement<List, M>,
 }
 
 impl<M: Mode> Subscriptions<M> {
@@ -90,7 +161,7 @@ impl<M: Mode> Subscriptions<M> {
                 used: false,
                 released: false,
             }),
-            retired: Arc::new(Mutex::new(LinkedList::new())),
+            retired: Retirement::new(),
         }
     }
 
@@ -117,17 +188,23 @@ impl<M: Mode> Subscriptions<M> {
             (record.listed, record.members.len())
         };
         Draft {
-            list: Box::new(List(Vec::with_capacity(listed + 1))),
+            list: Box::new(List::with_capacity(listed + 1)),
             members: Vec::with_capacity(members + 1),
         }
     }
 
-    /// Puts `notifier` at the head of the list. The old list goes to [`retire`](Self::retire).
+    /// Whether the address space has been released.
+    pub(crate) fn is_released(&self) -> bool {
+        self.record.lock().released
+    }
+
+    /// Puts `subscriber` at the head of the list. The old list goes to [`retire`](Self::retire).
     pub(crate) fn insert(
         &self,
         draft: &mut Option<Draft>,
-        notifier: &Arc<dyn Notifier>,
+        subscriber: &Subscriber,
     ) -> Result<Option<Retired<List, M>>, Refusal> {
+        let notifier = &subscriber.notifier;
         let mut record = self.record.lock();
         if record.released && !planted::is(Fault::RegisteredAfterExit) {
             return Err(Refusal::Error(RegisterError::Released));
@@ -140,9 +217,9 @@ impl<M: Mode> Subscriptions<M> {
         else {
             return Err(Refusal::Outgrown);
         };
-        list.0.push(notifier.clone());
+        list.extend([subscriber]);
         if let Some(current) = self.read() {
-            list.0.extend(current.0.iter().cloned());
+            list.extend(&current.subscribers);
         }
         let old = self.list.replace(Some(list));
         record.listed += 1;
@@ -191,12 +268,12 @@ impl<M: Mode> Subscriptions<M> {
                 .position(|member| member.is(notifier))?;
             let member = record.members.swap_remove(leaver);
             let current = self.read()?;
-            let stays = |other: &&Arc<dyn Notifier>| !Arc::ptr_eq(other, notifier);
-            draft.list.0.extend(current.0.iter().filter(stays).cloned());
-            if draft.list.0.len() == current.0.len() {
+            let stays = |other: &&Subscriber| !Arc::ptr_eq(&other.notifier, notifier);
+            draft.list.extend(current.subscribers.iter().filter(stays));
+            if draft.list.subscribers.len() == current.subscribers.len() {
                 return None;
             }
-            record.listed = draft.list.0.len();
+            record.listed = draft.list.subscribers.len();
             let old = self.list.replace((record.listed > 0).then_some(draft.list));
             drop(record);
             drop(member);
@@ -224,37 +301,18 @@ impl<M: Mode> Subscriptions<M> {
     }
 
     /// Lets go of a replaced list after a grace period, without waiting for it.
-    ///
-    /// Whoever waits for a grace period anyway may be first, by [`reclaim`](Self::reclaim);
-    /// otherwise a queued callback does it.
     pub(crate) fn retire(&self, list: Option<Retired<List, M>>) {
-        let Some(list) = list else { return };
-        let mut node = LinkedList::from([list]);
-        self.retired.lock().append(&mut node);
-        let retired = self.retired.clone();
-        self.srcu().call(move || reclaim(&retired));
+        self.retired.retire(self.srcu(), list);
     }
 
     /// Drops the replaced lists that nobody walks any more.
     pub(crate) fn reclaim(&self) {
-        reclaim(&self.retired);
-    }
-}
-
-/// Drops retired lists from the front as long as their grace period has passed. The lists hold
-/// references to notifiers, whose destructors run here, outside the lock.
-fn reclaim<M: Mode>(retired: &RetiredLists<M>) {
-    let next = || {
-        let mut lists = retired.lock();
-        lists.front()?.is_reclaimable().then(|| lists.pop_front())?
-    };
-    while let Some(list) = next() {
-        drop(list);
+        self.retired.reclaim();
     }
 }
 
 impl Draft {
     fn holds(&self, listed: usize, members: usize) -> bool {
-        self.list.0.capacity() >= listed && self.members.capacity() >= members
+        self.list.subscribers.capacity() >= listed && self.members.capacity() >= members
     }
 }

@@ -30,49 +30,49 @@ macro_rules! faults {
 
 faults! {
     /// A grace period does not wait for the rank that is out of use.
-    IdleRankNotAwaited => loom "loom" "one_reader_with_two_sections";
+    IdleRankNotAwaited => loom "loom" "fenced::one_reader_with_two_sections";
     /// A grace period does not wait for the rank that readers use.
-    CurrentRankNotAwaited => loom "loom" "two_readers one_reader_with_two_sections";
+    CurrentRankNotAwaited => loom "loom" "fenced::one_reader_with_two_sections";
     /// The first look of a grace period leaves out the rank that is out of use.
-    OneRankLookedAt => loom "loom" "one_reader_with_two_sections two_readers";
+    OneRankLookedAt => loom "loom" "fenced::one_reader_with_two_sections";
     /// A grace period does not move new readers to the other rank.
     RankNeverChanges => real "races" "a_stream_of_readers";
     /// A grace period begins without a fence.
-    DriverUnfenced => loom "loom" "one_reader_with_two_sections";
+    DriverUnfenced => loom "loom" "fenced::one_reader_against_two_updaters";
     /// Who asks for a grace period looks at the sequence without a fence.
-    RequestUnfenced => loom "loom" "one_reader_against_two_updaters";
+    RequestUnfenced => loom "loom" "fenced::one_reader_against_two_updaters";
     /// Who asks for a grace period is content with one that is under way.
-    PeriodUnderWayJoined => loom "loom" "one_reader_against_two_updaters";
+    PeriodUnderWayJoined => loom "loom" "fenced::one_reader_against_two_updaters";
     /// The end of a grace period that another thread drove is not acquired.
-    EndNotAcquired => loom "loom" "one_reader_against_two_updaters";
+    EndNotAcquired => loom "loom" "fenced::one_reader_against_two_updaters";
     /// An expedited wait does not make the driver hurry.
     ExpeditedNotRecorded => real "srcu" "expedited";
     /// A bounded wait goes on when it is told to stop.
     NeverGivesUp => real "srcu" "a_leaked_guard";
     /// Fenced: locks are summed before unlocks.
-    LocksSummedFirst => loom "loom" "two_readers one_reader_with_two_sections";
+    LocksSummedFirst => loom "loom" "fenced::two_readers";
     /// Fenced: the sum of unlocks acquires nothing.
-    SumNotAcquired => loom "loom" "one_reader_with_two_sections two_readers";
+    SumNotAcquired => loom "loom" "fenced::one_reader_with_two_sections";
     /// Fenced: the exit of a section that owns its slot releases nothing.
-    OwnedExitRelaxed => loom "loom" "one_reader_with_two_sections";
+    OwnedExitRelaxed => loom "loom" "fenced::one_reader_with_two_sections";
     /// Fenced: the exit of a section on the shared slot releases nothing.
-    SharedExitRelaxed => loom "loom" "two_readers nested";
+    SharedExitRelaxed => loom "loom" "fenced::two_readers fenced::nested";
     /// Fenced: the claim of a slot has no place in the total order.
-    ClaimUnordered => loom "loom" "one_reader_with_two_sections";
+    ClaimUnordered => loom "loom" "fenced::one_reader_with_two_sections";
     /// Fenced: joining the shared slot has no place in the total order.
-    JoinUnordered => loom "loom" "two_readers";
+    JoinUnordered => loom "loom" "fenced::two_readers";
     /// Fenced: sums leave out the shared slot.
-    SharedSlotNotCounted => real "races" "a_grace_period_waits";
+    SharedSlotNotCounted => real "srcu" "a_leaked_guard";
     /// Hooked: a grace period issues no barrier on all CPUs.
-    BarrierLeftOut => loom "loom" "hooked_one_reader_with_two_sections hooked_two_readers";
+    BarrierLeftOut => loom "loom" "hooked::one_reader_with_two_sections";
     /// Hooked: the barrier comes before both sums and not between them.
-    BarrierBeforeUnlocks => loom "loom" "hooked_one_reader_with_two_sections hooked_two_readers";
+    BarrierBeforeUnlocks => loom "loom" "hooked::one_reader_with_two_sections";
     /// Hooked: the barrier comes after both sums and not between them.
-    BarrierAfterLocks => loom "loom" "hooked_one_reader_with_two_sections hooked_two_readers";
+    BarrierAfterLocks => loom "loom" "hooked::one_reader_with_two_sections";
     /// Hooked: locks are summed before unlocks.
-    HookedLocksSummedFirst => loom "loom" "hooked_two_readers hooked_one_reader_with_two_sections";
+    HookedLocksSummedFirst => loom "loom" "hooked::two_readers";
     /// Hooked: the pointer of a published value is loaded relaxed.
-    HookedFollowRelaxed => loom "loom" "hooked_published_value";
+    HookedFollowRelaxed => loom "loom" "hooked::published_value";
     /// Hooked: an expedited grace period waits for the ordinary barrier.
     ExpeditedBroadcastNotUsed => real "srcu" "expedited";
     /// Hooked: sums leave out the last CPU.
@@ -82,7 +82,7 @@ faults! {
     /// A replaced value that is dropped inside a section is dropped at once.
     RetiredInsideDropped => real "srcu" "a_value_replaced_inside";
     /// Checked: a context that is inside a section is not found.
-    InsideNotNoticed => real "srcu" "checked";
+    InsideNotNoticed => real "srcu" "checked_waits";
     /// Checked: the exit of a section leaves its context behind.
     PlaceNotGivenBack => real "srcu" "checked";
     /// Checked: the context that runs callbacks is not known.
@@ -98,7 +98,7 @@ faults! {
     /// Unregistration does not wait for a grace period.
     UnregisterNotAwaited => loom "loom" "n1_";
     /// Unregistration asks whether exit was first before its section begins.
-    UnregisterAsksOutside => loom "loom" "n3_";
+    UnregisterAsksOutside => loom "loom" "fenced::n3_";
     /// Unregistration takes the notifier out of the list and then calls its release outside of any section.
     UnregisterReleasesLate => real "races" "n2_n3_n5";
     /// Unregistration leaves lists that nobody walks any more to a callback.
@@ -119,6 +119,48 @@ faults! {
     ClaimedTwice => real "races" "two_unregister";
     /// Registration after exit is let in.
     RegisteredAfterExit => real "semantics" "registering_after";
+    /// Permissions that rise are not announced to notifiers that cache refusals.
+    RiseNotPassedOn => real "invariants" "n29_";
+    /// A shadow table that claims the passes of a TLB is registered.
+    MixedKindRegistered => real "invariants" "n12_";
+    /// The second pass of an invalidation of ranges is left out.
+    FinishSkipped => real "invariants" "two_passes_";
+    /// The second pass of a start is left out.
+    StartFinishSkipped => real "invariants" "n25_";
+    /// When the list refuses a start, the interval side is not undone.
+    IntervalsNotUndone => real "invariants" "n07_";
+    /// Who refused a start is told of an end.
+    EndAfterRefusal => real "invariants" "n07_";
+    /// Nobody is asked after the first refusal.
+    RefusalEndsTheRound => real "invariants" "n09_";
+    /// The kernel is not told that a callback must not sleep.
+    NonBlockingNotTold => real "invariants" "n11_";
+    /// The last user's put leaves the notifier in the list.
+    PutWithoutUnregister => real "invariants" "n16_ n17_";
+    /// The first put ends the subscription, whoever else uses it.
+    FirstPutEnds => real "invariants" "n17_";
+    /// Interval: the search misses a hit that has nothing to its right.
+    QueryMissesLast => real "intervals" "queries_";
+    /// Interval: the last end leaves the sequence as it is.
+    PeriodNeverEnds => real "invariants" "n24_ the_sequence";
+    /// Interval: an insertion counts the invalidations that are open as not met.
+    InsertionMeetsNothing => real "invariants" "n21_";
+    /// Interval: an invalidation is not noted in the subscriptions that it meets.
+    PeriodNotNoted => real "invariants" "n19_";
+    /// Interval: an insertion overwrites what an invalidation noted meanwhile.
+    InsertionNotedLate => real "intervals" "an_invalidation_during_insertion";
+    /// Interval: a lookup begins while its interval is being invalidated.
+    ReadDoesNotWait => real "invariants" "n19_ n20_";
+    /// Interval: removal waits for a period that its insertion began with.
+    CancelledNotNoticed => real "invariants" "n23_";
+    /// Interval: removal does not wait for the end of the period.
+    RemovalDoesNotSleep => real "invariants" "n21_";
+    /// Interval: removal does not wait for callbacks.
+    RemovalNotAwaited => real "invariants" "n22_";
+    /// Interval: insertion after exit is let in.
+    InsertedAfterExit => real "intervals" "inserting_after";
+    /// A full batch drops its last range instead of joining two.
+    BatchDropsLast => real "invariants" "batch_";
 }
 
 /// What is known of a fault besides what it does.

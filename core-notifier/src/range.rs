@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::error::InvertedRange;
+use crate::error::{InvertedRange, RangeOverflow};
 
 /// A range of virtual addresses in bytes, `start` included, `end` not.
 ///
@@ -36,6 +36,25 @@ impl Range {
             return Err(InvertedRange { start, end });
         }
         Ok(Range { start, end })
+    }
+
+    /// The `length` bytes from `start` on.
+    ///
+    /// # Errors
+    ///
+    /// [`RangeOverflow`] if that goes beyond the last byte of the address space. Ending with that
+    /// byte is no error. A length of zero gives an empty range.
+    pub const fn with_length(start: u64, length: u64) -> Result<Range, RangeOverflow> {
+        if length == 0 {
+            return Ok(Range { start, end: start });
+        }
+        match start.checked_add(length - 1) {
+            Some(last) => Ok(Range {
+                start,
+                end: last.saturating_add(1),
+            }),
+            None => Err(RangeOverflow { start, length }),
+        }
     }
 
     /// The first address.
@@ -79,6 +98,22 @@ impl Range {
         }
     }
 
+    /// The least range that covers both, with what lies between them; neither is empty.
+    pub(crate) const fn span(self, other: Range) -> Range {
+        Range {
+            start: if self.start < other.start {
+                self.start
+            } else {
+                other.start
+            },
+            end: if self.end > other.end {
+                self.end
+            } else {
+                other.end
+            },
+        }
+    }
+
     /// Whether the two ranges share an address.
     pub const fn overlaps(self, other: Range) -> bool {
         match (self.last(), other.last()) {
@@ -112,6 +147,23 @@ mod tests {
                 end: 0
             })
         );
+    }
+
+    #[test]
+    fn a_length_beyond_the_address_space_is_an_error() {
+        let overflow = |start, length| Err(RangeOverflow { start, length });
+        assert_eq!(Range::with_length(1, u64::MAX), Ok(range(1, u64::MAX)));
+        assert_eq!(Range::with_length(2, u64::MAX), overflow(2, u64::MAX));
+        assert_eq!(Range::with_length(u64::MAX, 2), overflow(u64::MAX, 2));
+        let last_page = Range::with_length(!0xfff, 0x1000).unwrap();
+        assert_eq!(last_page.last(), Some(u64::MAX));
+        assert_eq!(
+            Range::with_length(0x1000, 0x1000),
+            Ok(range(0x1000, 0x2000))
+        );
+        for start in [0, 1, u64::MAX - 1] {
+            assert!(Range::with_length(start, 0).unwrap().is_empty());
+        }
     }
 
     #[test]

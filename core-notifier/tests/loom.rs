@@ -1,10 +1,13 @@
-//! Exhaustive models of the read-copy-update: every interleaving and every stale read that the
-//! memory model allows, up to a bound on preemptions.
+//! Exhaustive models of the read-copy-update, in both modes, and of what stands on it: every
+//! interleaving and every stale read that the memory model allows, up to a bound on preemptions.
 //!
 //! `RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 cargo test -p core-notifier --release --test loom`
 #![cfg(loom)]
 
 extern crate alloc;
+
+#[path = "loom/machine.rs"]
+mod machine;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -12,7 +15,7 @@ use alloc::sync::Arc;
 use core_notifier::{AddressSpace, Notifier, Published, Range, Srcu};
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicUsize, Ordering};
-use loom::thread;
+use machine::{Cpus, Machine, Threads, interruptible};
 
 const DESTROYED: usize = usize::MAX;
 
@@ -40,16 +43,16 @@ impl Value {
 }
 
 /// Values that are in use one after the other.
-struct Scene<const VALUES: usize> {
-    srcu: Srcu,
+struct Scene<M: Machine, const VALUES: usize> {
+    srcu: Srcu<M::Mode>,
     current: AtomicUsize,
     values: [Value; VALUES],
 }
 
-impl<const VALUES: usize> Scene<VALUES> {
-    fn new() -> Arc<Self> {
+impl<M: Machine, const VALUES: usize> Scene<M, VALUES> {
+    fn new(machine: &M) -> Arc<Self> {
         Arc::new(Scene {
-            srcu: Srcu::new(),
+            srcu: machine.srcu(),
             current: AtomicUsize::new(0),
             values: core::array::from_fn(Value::new),
         })
@@ -58,8 +61,9 @@ impl<const VALUES: usize> Scene<VALUES> {
     /// One section that looks at the current value twice.
     fn read(&self) {
         let _section = self.srcu.read();
-        let current = self.current.load(Ordering::SeqCst);
+        let current = self.current.load(M::FOLLOW);
         assert_eq!(self.values[current].get(), current);
+        interruptible();
         assert_eq!(self.values[current].get(), current);
     }
 
@@ -71,43 +75,54 @@ impl<const VALUES: usize> Scene<VALUES> {
     }
 }
 
-#[test]
-fn one_reader_with_two_sections_against_two_grace_periods() {
-    loom::model(|| {
-        let scene = Scene::<3>::new();
-        let reader = thread::spawn({
+/// Explores `scene` on a machine for `threads` threads. `preemptions` for scenes in which threads
+/// wait for each other: with one more, loom follows ever longer schedules in which only those run.
+fn explore<M: Machine>(
+    threads: usize,
+    preemptions: Option<usize>,
+    scene: impl Fn(&M) + Send + Sync + 'static,
+) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = preemptions.or(model.preemption_bound);
+    model.check(move || scene(&M::new(threads)));
+}
+
+fn one_reader_with_two_sections_against_two_grace_periods<M: Machine>(preemptions: Option<usize>) {
+    explore(2, preemptions, |machine: &M| {
+        let scene = Scene::<M, 3>::new(machine);
+        let reader = machine.spawn(1, {
             let scene = scene.clone();
             move || {
                 scene.read();
                 scene.read();
             }
         });
-        scene.update(1);
-        scene.update(2);
+        machine.run(0, || {
+            scene.update(1);
+            scene.update(2);
+        });
         reader.join().unwrap();
     });
 }
 
-#[test]
-fn two_readers_against_one_grace_period() {
-    loom::model(|| {
-        let scene = Scene::<2>::new();
-        let readers = [(); 2].map(|()| {
+fn two_readers_against_one_grace_period<M: Machine>(preemptions: Option<usize>) {
+    explore(3, preemptions, |machine: &M| {
+        let scene = Scene::<M, 2>::new(machine);
+        let readers = [1, 2].map(|number| {
             let scene = scene.clone();
-            thread::spawn(move || scene.read())
+            machine.spawn(number, move || scene.read())
         });
-        scene.update(1);
+        machine.run(0, || scene.update(1));
         readers
             .into_iter()
             .for_each(|reader| reader.join().unwrap());
     });
 }
 
-#[test]
-fn nested_sections_against_one_grace_period() {
-    loom::model(|| {
-        let scene = Scene::<2>::new();
-        let reader = thread::spawn({
+fn nested_sections_against_one_grace_period<M: Machine>(preemptions: Option<usize>) {
+    explore(2, preemptions, |machine: &M| {
+        let scene = Scene::<M, 2>::new(machine);
+        let reader = machine.spawn(1, {
             let scene = scene.clone();
             move || {
                 let _outer = scene.srcu.read();
@@ -115,74 +130,65 @@ fn nested_sections_against_one_grace_period() {
                 scene.read();
             }
         });
-        scene.update(1);
+        machine.run(0, || scene.update(1));
         reader.join().unwrap();
     });
 }
 
-#[test]
-fn one_reader_against_two_updaters() {
-    // One updater may wait for the other, which waits for the reader. With a third preemption loom
-    // follows ever longer schedules in which only the two that wait run.
-    let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(2);
-    model.check(|| {
-        let scene = Scene::<3>::new();
-        let updater = thread::spawn({
+fn one_reader_against_two_updaters<M: Machine>(preemptions: Option<usize>) {
+    explore(3, preemptions, |machine: &M| {
+        let scene = Scene::<M, 3>::new(machine);
+        let updater = machine.spawn(1, {
             let scene = scene.clone();
             move || scene.update(1)
         });
-        let reader = thread::spawn({
+        let reader = machine.spawn(2, {
             let scene = scene.clone();
             move || scene.read()
         });
-        scene.update(2);
+        machine.run(0, || scene.update(2));
         updater.join().unwrap();
         reader.join().unwrap();
     });
 }
 
-#[test]
-fn one_reader_against_a_deferred_call_and_a_barrier() {
-    loom::model(|| {
-        let scene = Scene::<2>::new();
-        let reader = thread::spawn({
+fn one_reader_against_a_deferred_call_and_a_barrier<M: Machine>(preemptions: Option<usize>) {
+    explore(2, preemptions, |machine: &M| {
+        let scene = Scene::<M, 2>::new(machine);
+        let reader = machine.spawn(1, {
             let scene = scene.clone();
             move || scene.read()
         });
-        let old = scene.current.swap(1, Ordering::AcqRel);
-        scene.srcu.call({
-            let scene = scene.clone();
-            move || scene.values[old].destroy()
+        machine.run(0, || {
+            let old = scene.current.swap(1, Ordering::AcqRel);
+            scene.srcu.call({
+                let scene = scene.clone();
+                move || scene.values[old].destroy()
+            });
+            scene.srcu.barrier().unwrap();
+            // The barrier says that the callback has run, so this access is ordered after it.
+            assert_eq!(scene.values[old].get(), DESTROYED);
         });
-        scene.srcu.barrier().unwrap();
-        // The barrier says that the callback has run, so this access is ordered after it.
-        assert_eq!(scene.values[old].get(), DESTROYED);
         reader.join().unwrap();
     });
 }
 
-#[test]
-fn two_barriers_against_each_other() {
-    loom::model(|| {
-        let scene = Scene::<2>::new();
-        let other = thread::spawn({
+fn two_barriers_against_each_other<M: Machine>(preemptions: Option<usize>) {
+    explore(2, preemptions, |machine: &M| {
+        let scene = Scene::<M, 2>::new(machine);
+        let destroy_and_wait = |value: usize| {
             let scene = scene.clone();
             move || {
                 scene.srcu.call({
                     let scene = scene.clone();
-                    move || scene.values[1].destroy()
+                    move || scene.values[value].destroy()
                 });
                 scene.srcu.barrier().unwrap();
-                assert_eq!(scene.values[1].get(), DESTROYED);
+                assert_eq!(scene.values[value].get(), DESTROYED);
             }
-        });
-        scene.srcu.call({
-            let scene = scene.clone();
-            move || scene.values[0].destroy()
-        });
-        scene.srcu.barrier().unwrap();
-        assert_eq!(scene.values[0].get(), DESTROYED);
+        };
+        let other = machine.spawn(1, destroy_and_wait(1));
+        machine.run(0, destroy_and_wait(0));
         other.join().unwrap();
     });
 }
@@ -196,25 +202,24 @@ impl Drop for Owned {
     }
 }
 
-#[test]
-fn published_value_against_its_replacement() {
-    loom::model(|| {
-        let published = Arc::new(Published::new(Arc::new(Srcu::new())));
-        assert!(
-            published
-                .replace(Some(Box::new(Owned(Value::new(0)))))
-                .is_none()
-        );
-        let reader = thread::spawn({
+fn published_value_against_its_replacement<M: Machine>(preemptions: Option<usize>) {
+    explore(2, preemptions, |machine: &M| {
+        let published = Arc::new(Published::new(Arc::new(machine.srcu())));
+        let publish = |value| published.replace(Some(Box::new(Owned(Value::new(value)))));
+        assert!(publish(0).is_none());
+        let reader = machine.spawn(1, {
             let published = published.clone();
             move || {
                 if let Some(value) = published.read() {
+                    interruptible();
                     assert!(value.0.get() < 2);
                 }
             }
         });
-        drop(published.replace(Some(Box::new(Owned(Value::new(1))))));
-        drop(published.replace(None));
+        machine.run(0, || {
+            drop(publish(1));
+            drop(published.replace(None));
+        });
         reader.join().unwrap();
     });
 }
@@ -224,55 +229,160 @@ struct Guarded(Value);
 
 impl Notifier for Guarded {
     fn invalidate_range(&self, _range: Range) {
+        interruptible();
         assert_eq!(self.0.get(), 0);
     }
 
     fn release(&self) {
+        interruptible();
         assert_eq!(self.0.get(), 0);
     }
 }
 
-fn space_with_notifier() -> (Arc<AddressSpace>, Arc<Guarded>, Arc<dyn Notifier>) {
-    let space = Arc::new(AddressSpace::new(Arc::new(Srcu::new())));
+type Space<M> = Arc<AddressSpace<<M as Machine>::Mode>>;
+
+fn guarded() -> (Arc<Guarded>, Arc<dyn Notifier>) {
     let guarded = Arc::new(Guarded(Value::new(0)));
-    let notifier: Arc<dyn Notifier> = guarded.clone();
-    space.register_locked(notifier.clone()).unwrap();
-    (space, guarded, notifier)
+    (guarded.clone(), guarded)
 }
 
-#[test]
-fn n1_notification_against_unregister() {
-    loom::model(|| {
-        let (space, guarded, notifier) = space_with_notifier();
-        let notifying = thread::spawn({
+fn new_space<M: Machine>(machine: &M) -> Space<M> {
+    Arc::new(AddressSpace::new(Arc::new(machine.srcu())))
+}
+
+fn n1_notification_against_unregister<M: Machine>(preemptions: Option<usize>) {
+    explore(2, preemptions, |machine: &M| {
+        let space = new_space(machine);
+        let (guarded, notifier) = guarded();
+        space.register_locked(notifier.clone()).unwrap();
+        let notifying = machine.spawn(1, {
             let space = space.clone();
             move || space.invalidate_range(Range::ALL)
         });
-        space.unregister(&notifier).unwrap();
-        guarded.0.destroy();
+        machine.run(0, || {
+            space.unregister(&notifier).unwrap();
+            guarded.0.destroy();
+        });
         notifying.join().unwrap();
     });
 }
 
-#[test]
-fn n3_release_against_unregister() {
-    loom::model(|| {
-        let (space, guarded, notifier) = space_with_notifier();
+fn n1_notification_against_register_and_unregister<M: Machine>(preemptions: Option<usize>) {
+    explore(2, preemptions, |machine: &M| {
+        let space = new_space(machine);
+        let notifying = machine.spawn(1, {
+            let space = space.clone();
+            move || space.invalidate_range(Range::ALL)
+        });
+        machine.run(0, || {
+            let (guarded, notifier) = guarded();
+            space.register_locked(notifier.clone()).unwrap();
+            space.unregister(&notifier).unwrap();
+            guarded.0.destroy();
+        });
+        notifying.join().unwrap();
+    });
+}
+
+fn n3_release_against_unregister<M: Machine>(preemptions: Option<usize>) {
+    explore(2, preemptions, |machine: &M| {
+        let space = new_space(machine);
+        let (guarded, notifier) = guarded();
+        space.register_locked(notifier.clone()).unwrap();
+        // Whoever returns first has waited for both calls of `Notifier::release`.
         let ended = Arc::new(AtomicUsize::new(0));
-        let exit = thread::spawn({
-            let (space, guarded, ended) = (space.clone(), guarded.clone(), ended.clone());
+        let destroy_if_first = {
+            let guarded = guarded.clone();
             move || {
-                space.release();
                 if ended.fetch_add(1, Ordering::AcqRel) == 0 {
                     guarded.0.destroy();
                 }
             }
+        };
+        let exit = machine.spawn(1, {
+            let (space, destroy_if_first) = (space.clone(), destroy_if_first.clone());
+            move || {
+                space.release();
+                destroy_if_first();
+            }
         });
-        space.unregister(&notifier).unwrap();
-        // Whoever returns first has waited for both calls of `Notifier::release`.
-        if ended.fetch_add(1, Ordering::AcqRel) == 0 {
-            guarded.0.destroy();
-        }
+        machine.run(0, || {
+            space.unregister(&notifier).unwrap();
+            destroy_if_first();
+        });
         exit.join().unwrap();
     });
+}
+
+fn n4_notification_against_release<M: Machine>(preemptions: Option<usize>) {
+    explore(2, preemptions, |machine: &M| {
+        let space = new_space(machine);
+        let (guarded, notifier) = guarded();
+        space.register_locked(notifier).unwrap();
+        let notifying = machine.spawn(1, {
+            let space = space.clone();
+            move || space.invalidate_range(Range::ALL)
+        });
+        machine.run(0, || {
+            space.release();
+            guarded.0.destroy();
+        });
+        notifying.join().unwrap();
+    });
+}
+
+fn notification_against_unregister_no_release<M: Machine>(preemptions: Option<usize>) {
+    explore(2, preemptions, |machine: &M| {
+        let space = new_space(machine);
+        let (guarded, notifier) = guarded();
+        space.register_locked(notifier.clone()).unwrap();
+        let notifying = machine.spawn(1, {
+            let space = space.clone();
+            move || space.invalidate_range(Range::ALL)
+        });
+        machine.run(0, || {
+            space.unregister_no_release(&notifier).unwrap();
+            space.call({
+                let guarded = guarded.clone();
+                move || guarded.0.destroy()
+            });
+            space.barrier().unwrap();
+            assert_eq!(guarded.0.get(), DESTROYED);
+        });
+        notifying.join().unwrap();
+    });
+}
+
+/// Each scene as a test in each mode, with a bound on preemptions of its own where one is given.
+macro_rules! tests {
+    ($($scene:ident $(fenced $fenced:literal)? $(hooked $hooked:literal)?,)*) => {
+        mod fenced {
+            $(#[test]
+            fn $scene() {
+                super::$scene::<super::Threads>(None $(.or(Some($fenced)))?);
+            })*
+        }
+
+        mod hooked {
+            $(#[test]
+            fn $scene() {
+                super::$scene::<super::Cpus>(None $(.or(Some($hooked)))?);
+            })*
+        }
+    };
+}
+
+tests! {
+    one_reader_with_two_sections_against_two_grace_periods,
+    two_readers_against_one_grace_period hooked 2,
+    nested_sections_against_one_grace_period,
+    one_reader_against_two_updaters fenced 2 hooked 1,
+    one_reader_against_a_deferred_call_and_a_barrier,
+    two_barriers_against_each_other,
+    published_value_against_its_replacement,
+    n1_notification_against_unregister,
+    n1_notification_against_register_and_unregister,
+    n3_release_against_unregister,
+    n4_notification_against_release,
+    notification_against_unregister_no_release,
 }

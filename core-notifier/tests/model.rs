@@ -163,7 +163,8 @@ proptest! {
                 }
                 Step::End(range) => {
                     space.invalidate_range_end(range);
-                    model.notify(range, &[Call::Invalidate(range), Call::End(range)]);
+                    model.notify(range, &[Call::Invalidate(range)]);
+                    model.notify(range, &[Call::End(range)]);
                 }
                 Step::Invalidate(range) => {
                     space.invalidate_range(range);

@@ -114,8 +114,8 @@ fn invalidate_range_end_runs_invalidate_range_first() {
     space.invalidate_range_end(RANGE);
     let expected = [
         ('b', Invalidate(RANGE)),
-        ('b', End(RANGE)),
         ('a', Invalidate(RANGE)),
+        ('b', End(RANGE)),
         ('a', End(RANGE)),
     ];
     assert_eq!(drain(&log), expected);

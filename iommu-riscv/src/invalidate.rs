@@ -1,4 +1,4 @@
-//! From the neutral operation to commands: pure functions of (operation, capabilities).
+//! From the neutral operation to commands: pure functions of (operation, capabilities, costs).
 //!
 //! What the specification says decides the form:
 //! - `IOTINVAL.VMA` with an address invalidates entries "that contain first-stage leaf page table
@@ -15,8 +15,7 @@ use crate::spec::commands::{
     Command, Reach, ats_inval, iodir_inval_ddt, iodir_inval_ddt_all, iodir_inval_pdt,
     iotinval_gvma_all, iotinval_vma_all, iotinval_vma_block, iotinval_vma_page, iotinval_vma_tag,
 };
-use iommu_core::Range;
-use iommu_core::cover::{Block, PAGE_SHIFT, TAG_WIDE_ABOVE, blocks, pages};
+use iommu_core::cover::{self, Block, Blocks, Costs, Cover, PAGE_SHIFT};
 use iommu_core::ids::{DeviceId, Pasid, Tag};
 use iommu_core::operation::{Invalidation, Levels, Target};
 use iommu_core::ring::Item;
@@ -24,33 +23,27 @@ use iommu_core::ring::Item;
 /// Takes one command after another.
 type Emit<'a> = dyn FnMut(Item<2>) + 'a;
 
-/// The most commands that one IOTLB target becomes.
-pub(crate) const MOST_FOR_IOTLB: usize = TAG_WIDE_ABOVE as usize;
-
 /// Above this many pages (256 GiB) a block goes tag-wide: its encoded address could lie outside what
 /// Sv39 takes for an address, and "if the ADDR operand specifies an invalid address, the command may
 /// or may not perform any invalidations".
 const BLOCK_TAG_WIDE_ABOVE: u64 = 1 << 26;
-
-/// The most commands that one device-TLB target becomes.
-pub(crate) const MOST_FOR_DEVICE_TLB: usize = 2;
 
 /// The commands of an invalidation. Its targets are IOTLBs only, or device TLBs only: between the
 /// two the specification wants a wait, which is the caller's.
 pub fn encode(
     invalidation: &Invalidation<'_>,
     capabilities: &Capabilities,
+    costs: &Costs,
     mut emit: impl FnMut(Item<2>),
 ) {
-    let Invalidation {
-        targets,
-        range,
-        levels,
-    } = *invalidation;
-    for target in targets {
+    let form = iotlb_form(invalidation, capabilities, costs);
+    let blocks = cover::blocks(invalidation.range, costs, Block::ALL_ORDER).or_all();
+    for target in invalidation.targets {
         match *target {
-            Target::Iotlb { tag, .. } => iotlb(tag, range, levels, capabilities, &mut emit),
-            Target::DeviceTlb { device, pasid } => device_tlb(device, pasid, range, &mut emit),
+            Target::Iotlb { tag, .. } => iotlb(tag, &form, &mut emit),
+            Target::DeviceTlb { device, pasid } => {
+                device_tlb(device, pasid, blocks.clone(), &mut emit);
+            }
         }
     }
 }
@@ -90,40 +83,57 @@ pub(crate) fn whole_device_tlb(device: DeviceId, pasid: Pasid, emit: &mut Emit<'
     put(emit, ats_inval(device, pasid, Block::ALL));
 }
 
-fn iotlb(tag: Tag, range: Range, levels: Levels, capabilities: &Capabilities, emit: &mut Emit<'_>) {
-    let Some(last) = range.last() else { return };
-    if is_kernel_half(last) && !range.is_all() {
-        return put(emit, iotinval_vma_all());
+/// How a range leaves an IOTLB.
+enum Form {
+    /// With everything under every tag.
+    Everything,
+    /// With everything under the tag.
+    TagWide,
+    Blocks(Blocks, Reach),
+    /// The first page number, and how many pages.
+    Pages(u64, u64, Reach),
+}
+
+fn iotlb_form(invalidation: &Invalidation<'_>, capabilities: &Capabilities, costs: &Costs) -> Form {
+    let range = invalidation.range;
+    if range.last().is_some_and(is_kernel_half) && !range.is_all() {
+        return Form::Everything;
     }
-    let reach = match levels {
+    let reach = match invalidation.levels {
         Levels::LeafOnly => Reach::Leaf,
         Levels::All if capabilities.has_non_leaf_invalidation() => Reach::NonLeaf,
-        Levels::All => return put(emit, iotinval_vma_tag(tag)),
+        Levels::All => return Form::TagWide,
     };
-    let by_block = capabilities.has_range_invalidation();
-    let limit = if by_block {
-        BLOCK_TAG_WIDE_ABOVE
-    } else {
-        TAG_WIDE_ABOVE
-    };
-    if pages(range).is_none_or(|count| count > limit) {
-        put(emit, iotinval_vma_tag(tag));
-    } else if by_block {
-        blocks(range)
-            .into_iter()
-            .flatten()
-            .for_each(|block| put(emit, iotinval_vma_block(tag, block, reach)));
-    } else {
-        (range.start() >> PAGE_SHIFT..=last >> PAGE_SHIFT)
-            .for_each(|page| put(emit, iotinval_vma_page(tag, page << PAGE_SHIFT, reach)));
+    match cover::pages(range) {
+        Some(pages) if capabilities.has_range_invalidation() && pages <= BLOCK_TAG_WIDE_ABOVE => {
+            match cover::blocks(range, costs, Block::ALL_ORDER) {
+                Cover::Blocks(blocks) => Form::Blocks(blocks, reach),
+                Cover::TagWide => Form::TagWide,
+            }
+        }
+        Some(pages) if !capabilities.has_range_invalidation() && costs.allow(pages) => {
+            Form::Pages(range.start() >> PAGE_SHIFT, pages, reach)
+        }
+        _ => Form::TagWide,
     }
 }
 
-fn device_tlb(device: DeviceId, pasid: Pasid, range: Range, emit: &mut Emit<'_>) {
-    blocks(range)
-        .into_iter()
-        .flatten()
-        .for_each(|block| put(emit, ats_inval(device, pasid, block)));
+fn iotlb(tag: Tag, form: &Form, emit: &mut Emit<'_>) {
+    match form {
+        Form::Everything => put(emit, iotinval_vma_all()),
+        Form::TagWide => put(emit, iotinval_vma_tag(tag)),
+        Form::Blocks(blocks, reach) => blocks
+            .clone()
+            .for_each(|block| put(emit, iotinval_vma_block(tag, block, *reach))),
+        Form::Pages(first, pages, reach) => (*first..first + pages)
+            .for_each(|page| put(emit, iotinval_vma_page(tag, page << PAGE_SHIFT, *reach))),
+    }
+}
+
+fn device_tlb(device: DeviceId, pasid: Pasid, blocks: Blocks, emit: &mut Emit<'_>) {
+    for block in blocks {
+        put(emit, ats_inval(device, pasid, block));
+    }
 }
 
 /// Virtual addresses are sign-extended from 39, 48 or 57 bits.

@@ -2,7 +2,7 @@
 
 use crate::caps::{Capabilities, Config};
 use crate::faults::FaultQueue;
-use crate::invalidate::{self, MOST_FOR_DEVICE_TLB, MOST_FOR_IOTLB};
+use crate::invalidate;
 use crate::queue::{self, Queue, Registers};
 use crate::spec::registers::fields::DDTP;
 use crate::spec::registers::{self, DirectoryMode, FeaturesControl, InterruptsPending};
@@ -14,6 +14,7 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use core::fmt;
 use core::mem;
+use iommu_core::cover::Costs;
 use iommu_core::error::{
     AttachError, Incompatible, ProbeError, QueueError, TagsExhausted, Timeout,
 };
@@ -47,6 +48,7 @@ pub struct Unit<P: Platform> {
     pub(crate) parts: Arc<Parts<P>>,
     pub(crate) capabilities: Capabilities,
     config: Config,
+    costs: Costs,
     tags: TagAllocator,
     memory: Arc<Memory<P>>,
     /// Held for one use of the debug translation interface.
@@ -106,11 +108,20 @@ impl<P: Platform> Unit<P> {
             parts,
             capabilities,
             config,
+            costs: Costs::DEFAULT,
             tags: TagAllocator::new(TAGS.0, TAGS.1),
             debug: Mutex::new(()),
         };
         unit.turn_on()?;
         Ok(unit)
+    }
+
+    /// This unit with other costs than [`Costs::DEFAULT`]; they decide how precisely a range is
+    /// invalidated.
+    #[must_use]
+    pub fn with_costs(mut self, costs: Costs) -> Self {
+        self.costs = costs;
+        self
     }
 
     /// What the hardware can do.
@@ -160,20 +171,26 @@ impl<P: Platform> Unit<P> {
         self.memory.queue.wait(ticket).map(drop)
     }
 
-    /// Posts the commands for targets of one kind, each of which becomes at most `most` commands.
-    /// The ticket of the last list stands for all: an `IOFENCE.C` waits for every command before.
-    fn post(&self, invalidation: &Invalidation<'_>, most: usize) -> Result<Ticket, QueueError> {
+    /// Posts the commands for targets of one kind, each of which becomes as many commands as the
+    /// first. The ticket of the last list stands for all: an `IOFENCE.C` waits for every command
+    /// before.
+    fn post(&self, invalidation: &Invalidation<'_>) -> Result<Ticket, QueueError> {
         let Memory { queue, slots, .. } = &*self.memory;
-        let room = slots - 2;
         let mut rest = invalidation.targets;
+        let room = slots - 2;
+        let costs = self.costs.shared(room, rest.len());
+        let part = |targets| Invalidation {
+            targets,
+            ..*invalidation
+        };
+        let mut each = 0;
+        let first = part(&rest[..rest.len().min(1)]);
+        invalidate::encode(&first, &self.capabilities, &costs, |_| each += 1);
         loop {
-            let (targets, later) = rest.split_at(rest.len().min(room / most));
-            let part = Invalidation {
-                targets,
-                ..*invalidation
-            };
+            let (targets, later) = rest.split_at(rest.len().min(room / each.max(1)));
+            let part = part(targets);
             let ticket =
-                queue.submit(|emit| invalidate::encode(&part, &self.capabilities, emit))?;
+                queue.submit(|emit| invalidate::encode(&part, &self.capabilities, &costs, emit))?;
             if later.is_empty() {
                 return Ok(ticket);
             }
@@ -424,13 +441,13 @@ impl<P: Platform> Iommu for Unit<P> {
         };
         let (iotlbs, device_tlbs): (&[Target], _) = targets.split_at(iotlbs);
         if device_tlbs.is_empty() {
-            return self.post(invalidation, MOST_FOR_IOTLB);
+            return self.post(invalidation);
         }
         if !iotlbs.is_empty() {
-            let ticket = self.post(&part(iotlbs), MOST_FOR_IOTLB)?;
+            let ticket = self.post(&part(iotlbs))?;
             self.wait(ticket)?;
         }
-        self.post(&part(device_tlbs), MOST_FOR_DEVICE_TLB)
+        self.post(&part(device_tlbs))
     }
 
     fn wait(&self, ticket: Ticket) -> Result<Completed, QueueError> {

@@ -42,8 +42,8 @@ const MAX_TWO_LEVEL_STREAM_BITS: u32 = 24;
 const LINEAR_STREAM_BITS: u32 = 8;
 /// log2 of the command queue's slots: 16 KiB.
 const COMMAND_QUEUE_LOG2: u32 = 10;
-/// The smallest command queue that holds the longest list for one device: one command for each of
-/// [`TAG_WIDE_ABOVE`](iommu_core::cover::TAG_WIDE_ABOVE) pages, syncs and device TLB.
+/// The smallest command queue that holds, at the default
+/// [`Costs`](iommu_core::cover::Costs), the longest list for one device.
 const COMMAND_QUEUE_LOG2_MIN: u32 = 7;
 /// log2 of the event queue's slots: 4 KiB.
 const EVENT_QUEUE_LOG2: u32 = 7;
@@ -238,6 +238,11 @@ impl Capabilities {
     /// log2 of the command queue's slots.
     pub fn command_queue_log2(&self) -> u32 {
         self.idr1().read(IDR1::CMDQS).min(COMMAND_QUEUE_LOG2)
+    }
+
+    /// The most commands of a list with a barrier: one slot stays free, two are CMD_SYNCs.
+    pub fn command_list_room(&self) -> usize {
+        (1 << self.command_queue_log2()) - 3
     }
 
     /// log2 of the event queue's slots.

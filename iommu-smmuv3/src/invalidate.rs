@@ -1,4 +1,4 @@
-//! From neutral operations to commands: pure functions, which neither allocate nor wait.
+//! From neutral operations to commands: pure functions of (operation, capabilities, costs), which neither allocate nor wait.
 //!
 //! The ring puts a CMD_SYNC behind every list. A [`Barrier`](iommu_core::ring::Item::Barrier) is a
 //! CMD_SYNC inside one: commands behind it do not begin before everything in front of it is
@@ -8,7 +8,7 @@ use crate::caps::Capabilities;
 use crate::queue::WORDS;
 use crate::spec::commands::{self, PageCount};
 use iommu_core::Range;
-use iommu_core::cover::{self, Block, PAGE_SHIFT, TAG_WIDE_ABOVE};
+use iommu_core::cover::{self, Block, Blocks, Costs, PAGE_SHIFT};
 use iommu_core::ids::{DeviceId, Pasid, Tag};
 use iommu_core::operation::{Invalidation, Levels, Target};
 
@@ -20,20 +20,26 @@ pub type Emit<'a> = &'a mut dyn FnMut(Item);
 
 /// The commands of one invalidation: per target the translations of the range, device TLBs only
 /// after every TLB invalidation in front of them is complete.
-pub fn encode(invalidation: &Invalidation<'_>, capabilities: &Capabilities, emit: Emit<'_>) {
-    let range = invalidation.range;
+pub fn encode(
+    invalidation: &Invalidation<'_>,
+    capabilities: &Capabilities,
+    costs: &Costs,
+    emit: Emit<'_>,
+) {
+    let Invalidation { range, levels, .. } = *invalidation;
+    let blocks = cover::blocks(range, costs, Block::ALL_ORDER).or_all();
     let mut unfinished = false;
     for target in invalidation.targets {
         match *target {
             Target::Iotlb { tag, .. } => {
-                tlb(tag, range, invalidation.levels, capabilities, emit);
+                tlb(tag, range, levels, capabilities, costs, emit);
                 unfinished = true;
             }
             Target::DeviceTlb { device, pasid } => {
                 if core::mem::take(&mut unfinished) {
                     emit(Item::Barrier);
                 }
-                device_tlb(device, pasid, range, emit);
+                device_tlb(device, pasid, blocks.clone(), emit);
             }
         }
     }
@@ -95,7 +101,14 @@ pub fn pasid_entry_blocked(
     }
 }
 
-fn tlb(tag: Tag, range: Range, levels: Levels, capabilities: &Capabilities, emit: Emit<'_>) {
+fn tlb(
+    tag: Tag,
+    range: Range,
+    levels: Levels,
+    capabilities: &Capabilities,
+    costs: &Costs,
+    emit: Emit<'_>,
+) {
     let asid = tag.0 as u16;
     let leaf = levels == Levels::LeafOnly;
     let first = range.start() & !((1 << PAGE_SHIFT) - 1);
@@ -105,10 +118,12 @@ fn tlb(tag: Tag, range: Range, levels: Levels, capabilities: &Capabilities, emit
     };
     match cover::pages(range) {
         Some(0) => return,
-        Some(1) => return page(0),
-        Some(pages) if capabilities.range_invalidation() => {
-            if let Some(blocks) = page_counts(pages) {
-                for (offset, count) in blocks {
+        Some(1) if costs.allow(1) => return page(0),
+        Some(pages) if pages > 1 && capabilities.range_invalidation() => {
+            if let Some(spans) = page_counts(pages)
+                && costs.allow(spans.clone().count() as u64)
+            {
+                for (offset, count) in spans {
                     let address = first + (offset << PAGE_SHIFT);
                     let command = commands::tlbi_nh_va_range(asid, address, count, leaf);
                     emit(Item::Command(command));
@@ -116,7 +131,7 @@ fn tlb(tag: Tag, range: Range, levels: Levels, capabilities: &Capabilities, emit
                 return;
             }
         }
-        Some(pages) if pages <= TAG_WIDE_ABOVE => return (0..pages).for_each(page),
+        Some(pages) if costs.allow(pages) => return (0..pages).for_each(page),
         _ => {}
     }
     emit(Item::Command(commands::tlbi_nh_asid(asid)));
@@ -128,7 +143,7 @@ fn tlb(tag: Tag, range: Range, levels: Levels, capabilities: &Capabilities, emit
 /// A command covers c × 2^s pages with c up to 32. If the number is not of that form, its five
 /// leading binary digits are one span from the front; fewer than 2^s pages are left, and a span of
 /// 2^s pages that ends where the range ends covers them, over the first span's end.
-fn page_counts(pages: u64) -> Option<impl Iterator<Item = (u64, PageCount)>> {
+fn page_counts(pages: u64) -> Option<impl Iterator<Item = (u64, PageCount)> + Clone> {
     let scale = pages.trailing_zeros().min(31);
     let (first, second) = match PageCount::new(pages >> scale, scale) {
         Some(exact) => (exact, None),
@@ -141,8 +156,8 @@ fn page_counts(pages: u64) -> Option<impl Iterator<Item = (u64, PageCount)>> {
     Some([Some((0, first)), second].into_iter().flatten())
 }
 
-fn device_tlb(device: DeviceId, pasid: Pasid, range: Range, emit: Emit<'_>) {
-    for block in cover::blocks(range).into_iter().flatten() {
+fn device_tlb(device: DeviceId, pasid: Pasid, blocks: Blocks, emit: Emit<'_>) {
+    for block in blocks {
         emit(Item::Command(atc_inv(device, pasid, block)));
     }
 }
@@ -175,6 +190,20 @@ mod tests {
             _ => panic!("{pages} pages: {spans:?}"),
         };
         assert_eq!(covered, pages, "{spans:?}");
+    }
+
+    /// A command covers 1 to 32 times a power of two of pages (4.4.1), so one is enough for these.
+    fn least_commands(pages: u64) -> usize {
+        let is_one = |scale: u32| pages.is_multiple_of(1 << scale) && pages >> scale <= 32;
+        if (0..32).any(is_one) { 1 } else { 2 }
+    }
+
+    #[test]
+    fn no_number_of_pages_up_to_2_20_takes_more_commands_than_it_must() {
+        for pages in 2..=1 << 20 {
+            let ours = page_counts(pages).unwrap().count();
+            assert_eq!(ours, least_commands(pages), "{pages} pages");
+        }
     }
 
     #[test]

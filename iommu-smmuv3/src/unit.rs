@@ -10,6 +10,7 @@ use crate::tables::{self, Attachment, ContextTable, Device, Reserved, StreamTabl
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use core::fmt;
+use iommu_core::cover::Costs;
 use iommu_core::error::{AttachError, Incompatible, ProbeError, QueueError, TagsExhausted};
 use iommu_core::fault::{Fault, FaultSummary};
 use iommu_core::ids::{DeviceId, Pasid, Tag};
@@ -29,6 +30,7 @@ use spin::Mutex;
 pub struct Unit<P: Platform> {
     parts: Arc<Parts<P>>,
     capabilities: Capabilities,
+    costs: Costs,
     tags: TagAllocator,
     structures: Arc<Structures<P>>,
 }
@@ -66,6 +68,7 @@ impl<P: Platform> Unit<P> {
         let unit = Self {
             parts,
             capabilities,
+            costs: Costs::DEFAULT,
             // 0 stays unused: it is what an entry that was never written holds.
             tags: TagAllocator::new(1, capabilities.last_asid()),
             structures: Arc::new(structures),
@@ -73,6 +76,14 @@ impl<P: Platform> Unit<P> {
         // If this fails, dropping the unit turns off what is on.
         unit.start()?;
         Ok(unit)
+    }
+
+    /// This unit with other costs than [`Costs::DEFAULT`]; they decide how precisely a range is
+    /// invalidated.
+    #[must_use]
+    pub fn with_costs(mut self, costs: Costs) -> Self {
+        self.costs = costs;
+        self
     }
 
     /// What this SMMU can do, in its own terms.
@@ -262,8 +273,10 @@ impl<P: Platform> Iommu for Unit<P> {
     }
 
     fn submit(&self, invalidation: &Invalidation<'_>) -> Result<Ticket, QueueError> {
+        let room = self.capabilities.command_list_room();
+        let costs = self.costs.shared(room, invalidation.targets.len());
         let queue = &self.structures.queue;
-        queue.submit(|emit| invalidate::encode(invalidation, &self.capabilities, emit))
+        queue.submit(|emit| invalidate::encode(invalidation, &self.capabilities, &costs, emit))
     }
 
     fn wait(&self, ticket: Ticket) -> Result<Completed, QueueError> {

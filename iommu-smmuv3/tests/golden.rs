@@ -7,6 +7,7 @@ mod fake;
 use alloc::collections::BTreeMap;
 use fake::{FULL, Identity, Machine, QEMU};
 use iommu_core::Range;
+use iommu_core::cover::Costs;
 use iommu_core::ids::{DeviceId, Pasid, Tag};
 use iommu_core::operation::{Invalidation, Levels, Target};
 use iommu_smmuv3::caps::Capabilities;
@@ -204,6 +205,16 @@ fn capabilities(identity: Identity) -> Capabilities {
 }
 
 fn encode(target: Target, range: Range, levels: Levels, identity: Identity) -> Vec<Command> {
+    encode_at(Costs::DEFAULT, target, range, levels, identity)
+}
+
+fn encode_at(
+    costs: Costs,
+    target: Target,
+    range: Range,
+    levels: Levels,
+    identity: Identity,
+) -> Vec<Command> {
     let targets = [target];
     let invalidation = Invalidation {
         targets: &targets,
@@ -214,6 +225,7 @@ fn encode(target: Target, range: Range, levels: Levels, identity: Identity) -> V
     invalidate::encode(
         &invalidation,
         &capabilities(identity),
+        &costs,
         &mut |item| match item {
             Item::Command(command) => commands.push(command),
             Item::Barrier => panic!("one target needs no barrier"),
@@ -369,6 +381,45 @@ fn without_ranges_it_is_page_by_page_up_to_a_limit() {
         .collect();
     assert_eq!(pages(64), expected);
     assert_eq!(pages(65), [[0x0005_0000_0000_0011, 0]]);
+}
+
+#[test]
+fn the_costs_decide_how_precise_a_list_is() {
+    let device = Target::DeviceTlb {
+        device: DeviceId(8),
+        pasid: Pasid::UNTAGGED,
+    };
+    let iotlb = Target::Iotlb {
+        tag: Tag(5),
+        pasid: Pasid::UNTAGGED,
+    };
+    let list = |costs, target, pages: u64, idr3| {
+        let range = Range::new(0x7000, 0x7000 + (pages << 12)).unwrap();
+        let identity = Identity { idr3, ..FULL };
+        encode_at(costs, target, range, Levels::All, identity)
+    };
+    let dear = Costs {
+        command: 1000,
+        ..Costs::DEFAULT
+    };
+    // 1 + 8 pages below page 16 and 4 + 2 above: two pages too many save a block, seven another.
+    let exact = Costs {
+        excess_page: 26,
+        ..Costs::DEFAULT
+    };
+    assert_eq!(list(exact, device, 15, FULL.idr3).len(), 4);
+    assert_eq!(list(Costs::DEFAULT, device, 15, FULL.idr3).len(), 3);
+    assert_eq!(list(dear, device, 15, FULL.idr3).len(), 2);
+    // Three pages cost less than forgetting the ASID, four more.
+    let tag_wide = [[0x0005_0000_0000_0011, 0]];
+    assert_eq!(list(dear, iotlb, 3, 0).len(), 3);
+    assert_eq!(list(dear, iotlb, 4, 0), tag_wide);
+    let forgetful = Costs {
+        tag_wide: 99,
+        ..Costs::DEFAULT
+    };
+    assert_eq!(list(forgetful, iotlb, 32, FULL.idr3).len(), 1);
+    assert_eq!(list(forgetful, iotlb, 33, FULL.idr3), tag_wide);
 }
 
 #[test]

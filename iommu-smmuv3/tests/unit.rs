@@ -102,6 +102,24 @@ fn a_message_completes_a_sync_without_reading_a_register() {
 }
 
 #[test]
+fn a_list_for_many_devices_fits_the_queue() {
+    let (machine, unit) = probe(FULL);
+    let device = |device| Target::DeviceTlb {
+        device: DeviceId(device),
+        pasid: Pasid::UNTAGGED,
+    };
+    let targets: Vec<_> = (0..500).map(device).collect();
+    let ticket = unit.submit(&Invalidation {
+        targets: &targets,
+        range: Range::new(0x7000, 0x7000 + (0x155 << 12)).unwrap(),
+        levels: Levels::All,
+    });
+    let _completed = unit.wait(ticket.unwrap()).unwrap();
+    // Two blocks each, though three would be cheaper.
+    assert_eq!(machine.recorder.take_commands().len(), 2 * 500 + 1);
+}
+
+#[test]
 fn enabling_a_device_forgets_the_invalid_entry_and_the_new_leaf() {
     let (machine, unit) = probe(QEMU);
     unit.enable_device(DEVICE, PLAIN).unwrap();

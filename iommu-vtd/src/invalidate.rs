@@ -1,4 +1,4 @@
-//! From what changed to command lists: pure functions of (change, capabilities).
+//! From what changed to command lists: pure functions of (change, capabilities, costs).
 //!
 //! The order in every list is the specification's (6.5.3.3): context cache, PASID cache, IOTLB,
 //! then, behind a fence, device TLBs. The hardware itself orders the first three; the fence makes
@@ -7,7 +7,7 @@
 use crate::caps::Capabilities;
 use crate::queue::WORDS;
 use crate::spec::commands::{self, Command};
-use iommu_core::cover::{self, Block};
+use iommu_core::cover::{self, Block, Blocks, Costs, Cover};
 use iommu_core::ids::{DeviceId, Pasid, Tag};
 use iommu_core::operation::{Invalidation, Levels, Target};
 use iommu_core::ring;
@@ -22,22 +22,30 @@ pub type Emit<'a> = &'a mut dyn FnMut(Item);
 const NOT_PRESENT: u16 = 0;
 
 /// One range out of several caches.
-pub fn encode(invalidation: &Invalidation<'_>, capabilities: &Capabilities, emit: Emit<'_>) {
+pub fn encode(
+    invalidation: &Invalidation<'_>,
+    capabilities: &Capabilities,
+    costs: &Costs,
+    emit: Emit<'_>,
+) {
+    let leaf_only = invalidation.levels == Levels::LeafOnly;
+    let cover = iotlb_cover(invalidation, capabilities, costs);
     let mut iotlb = false;
     for target in invalidation.targets {
         if let Target::Iotlb { tag, pasid } = *target {
             iotlb = true;
-            iotlb_range(tag, pasid, invalidation, capabilities, emit);
+            iotlb_range(tag, pasid, &cover, leaf_only, emit);
         }
     }
     let mut fence = iotlb;
+    let blocks = device_tlb_blocks(invalidation, costs);
     for target in invalidation.targets {
         if let Target::DeviceTlb { device, pasid } = *target {
             if fence {
                 emit(Item::Barrier);
                 fence = false;
             }
-            for block in cover::blocks(invalidation.range).into_iter().flatten() {
+            for block in blocks.clone() {
                 let command = device_tlb_block(device, pasid, block, capabilities);
                 emit(Item::Command(command));
             }
@@ -114,28 +122,31 @@ fn whole_device_tlb(source_id: u16, pasid: Pasid, capabilities: &Capabilities, e
     emit(Item::Command(command));
 }
 
-fn iotlb_range(
-    tag: Tag,
-    pasid: Pasid,
+/// Blocks up to CAP.MAMV, if the hardware has page-selective invalidation at all.
+fn iotlb_cover(
     invalidation: &Invalidation<'_>,
     capabilities: &Capabilities,
-    emit: Emit<'_>,
-) {
-    let domain_id = domain_id(tag);
-    let largest = capabilities.page_selective_order();
-    let is_page_selective =
-        |block: Block| block != Block::ALL && largest.is_some_and(|largest| block.order <= largest);
-    let Some(blocks) = cover::blocks(invalidation.range) else {
-        return;
-    };
-    if !blocks.clone().all(is_page_selective) {
-        return emit(Item::Command(commands::pasid_iotlb_all(domain_id, pasid)));
+    costs: &Costs,
+) -> Cover {
+    match capabilities.page_selective_order() {
+        Some(largest) => cover::blocks(invalidation.range, costs, largest),
+        None => Cover::TagWide,
     }
-    let leaf_only = invalidation.levels == Levels::LeafOnly;
-    for Block { address, order } in blocks {
+}
+
+fn iotlb_range(tag: Tag, pasid: Pasid, cover: &Cover, leaf_only: bool, emit: Emit<'_>) {
+    let domain_id = domain_id(tag);
+    let Cover::Blocks(blocks) = cover else {
+        return emit(Item::Command(commands::pasid_iotlb_all(domain_id, pasid)));
+    };
+    for Block { address, order } in blocks.clone() {
         let command = commands::pasid_iotlb_page(domain_id, pasid, address, order, leaf_only);
         emit(Item::Command(command));
     }
+}
+
+fn device_tlb_blocks(invalidation: &Invalidation<'_>, costs: &Costs) -> Blocks {
+    cover::blocks(invalidation.range, costs, Block::ALL_ORDER).or_all()
 }
 
 fn device_tlb_block(

@@ -17,6 +17,9 @@ pub const WORDS: usize = 4;
 /// Descriptors in the queue.
 const SLOTS: usize = 256;
 
+/// The most commands of a list with a fence: one slot stays free, two are the fence and the sync.
+pub(crate) const ROOM: usize = SLOTS - 3;
+
 /// The invalidation queue of one IOMMU.
 pub type Queue<P> = Ring<WORDS, Registers, P>;
 

@@ -13,6 +13,7 @@ use crate::spec::tables::FirstStageEntry;
 use crate::tables::Tables;
 use alloc::sync::Arc;
 use core::{fmt, mem};
+use iommu_core::cover::Costs;
 use iommu_core::error::{
     AttachError, Incompatible, ProbeError, QueueError, TagsExhausted, Timeout,
 };
@@ -34,6 +35,7 @@ use spin::Mutex;
 pub struct Unit<P: Platform> {
     parts: Arc<Parts<P>>,
     capabilities: Capabilities,
+    costs: Costs,
     global: GlobalCommand<P>,
     memory: Arc<Memory<P>>,
     tags: TagAllocator,
@@ -82,10 +84,19 @@ impl<P: Platform> Unit<P> {
             records: Records::new(()),
             parts,
             capabilities,
+            costs: Costs::DEFAULT,
             global,
         };
         unit.turn_on()?;
         Ok(unit)
+    }
+
+    /// This unit with other costs than [`Costs::DEFAULT`]; they decide how precisely a range is
+    /// invalidated.
+    #[must_use]
+    pub fn with_costs(mut self, costs: Costs) -> Self {
+        self.costs = costs;
+        self
     }
 
     /// The unit's capabilities.
@@ -301,9 +312,10 @@ impl<P: Platform> Iommu for Unit<P> {
     }
 
     fn submit(&self, invalidation: &Invalidation<'_>) -> Result<Ticket, QueueError> {
+        let costs = self.costs.shared(queue::ROOM, invalidation.targets.len());
         self.memory
             .queue
-            .submit(|emit| invalidate::encode(invalidation, &self.capabilities, emit))
+            .submit(|emit| invalidate::encode(invalidation, &self.capabilities, &costs, emit))
     }
 
     fn wait(&self, ticket: Ticket) -> Result<Completed, QueueError> {

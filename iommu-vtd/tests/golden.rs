@@ -1,7 +1,7 @@
 //! Encodings against values that this crate had no part in making.
 
 use iommu_core::Range;
-use iommu_core::cover;
+use iommu_core::cover::{self, Costs};
 use iommu_core::ids::{DeviceId, Pasid, PhysicalAddress, Tag};
 use iommu_core::operation::{Invalidation, Levels, Target};
 use iommu_vtd::caps::Capabilities;
@@ -84,6 +84,11 @@ fn lists_cover_the_ranges_of_linux_by_their_own_decoding() {
         },
     ];
     let capabilities = Capabilities::from_registers(1 << 39 | 48 << 48, 0);
+    let costs = Costs {
+        tag_wide: u32::MAX,
+        most_commands: 2,
+        ..Costs::DEFAULT
+    };
     for row in rows() {
         let range = Range::new(row.first, row.last + 1).unwrap();
         let invalidation = Invalidation {
@@ -92,7 +97,7 @@ fn lists_cover_the_ranges_of_linux_by_their_own_decoding() {
             levels: Levels::All,
         };
         let mut commands = Vec::new();
-        encode(&invalidation, &capabilities, &mut |item| {
+        encode(&invalidation, &capabilities, &costs, &mut |item| {
             if let Item::Command(command) = item {
                 commands.push(command);
             }

@@ -3,6 +3,7 @@
 // A host program has std; only the library crates must not need it.
 #![allow(clippy::std_instead_of_alloc, clippy::std_instead_of_core)]
 
+mod bench;
 mod boot;
 mod build;
 mod demo;
@@ -59,6 +60,16 @@ Examples:
   cargo xtask test --list
   cargo xtask test --only unit --only loom")]
     Test(test::Options),
+    /// Measure the notifier core beside its peers, in one process.
+    #[command(after_help = "\
+Prints the targets with what was measured, then the time of every peer. Only ratios within one run carry over to another machine;
+`--check` judges those and the exact counts, for which it needs valgrind and binutils.
+
+Examples:
+  cargo xtask bench notifier
+  cargo xtask bench notifier --check
+  cargo xtask bench notifier --docs")]
+    Bench(bench::Options),
     /// Find or download what the other tasks need, and say what is used.
     #[command(after_help = "\
 QEMU is $SHOOTDOWN_QEMU (a folder, or a path up to and including `qemu-system-`), else the one on PATH if it is 11.1 or newer,
@@ -116,6 +127,7 @@ fn perform(task: Task) -> Result<bool> {
             iommu,
         } => demo::on_qemu(&setup::prepare()?, &iommu.iommus(), &mut std::io::stdout()),
         Task::Test(options) => test::run(&options),
+        Task::Bench(options) => bench::run(&options),
         Task::Setup => {
             let setup = setup::prepare()?;
             println!("QEMU {} from {}", setup.qemu.version(), setup.qemu.origin());

@@ -46,7 +46,8 @@ pub struct Cache {
 }
 
 impl Cache {
-    fn open() -> Result<Self> {
+    /// Opens it, waiting for another run that has it open.
+    pub fn open() -> Result<Self> {
         let folder = workspace::setup_cache();
         fs::create_dir_all(&folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;

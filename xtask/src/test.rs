@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every check, in stages.
 
 mod links;
+mod planted;
 mod stages;
 
 use std::fs::{self, File};
@@ -30,6 +31,10 @@ pub struct Options {
     /// Stop at the first stage that fails.
     #[arg(long)]
     fail_fast: bool,
+    /// Instead of the stages: plant each of this package's faults in turn and tell which test
+    /// notices it. One that no test notices, or a test that fails without any, is a failure.
+    #[arg(long, value_name = "PACKAGE", value_parser = ["core-notifier"], conflicts_with_all = ["only", "list", "fail_fast"])]
+    planted: Option<String>,
 }
 
 /// One group of checks.
@@ -52,8 +57,11 @@ struct Outcome {
 /// Runs the wanted stages and prints what came of them; true if all passed.
 ///
 /// # Errors
-/// When logs cannot be written.
+/// When logs cannot be written, or faults cannot be planted.
 pub fn run(options: &Options) -> Result<bool> {
+    if let Some(package) = &options.planted {
+        return planted::run(package);
+    }
     let wanted = |stage: &&Stage| {
         options.only.is_empty() || options.only.iter().any(|name| name == stage.name)
     };
@@ -77,7 +85,7 @@ pub fn run(options: &Options) -> Result<bool> {
 
 fn run_stage(stage: &'static Stage) -> Result<Outcome> {
     let started = Instant::now();
-    let mut log = Log::create(stage)?;
+    let mut log = Log::create(stage.name)?;
     let result = (stage.run)(&mut log);
     let Log {
         path,
@@ -152,21 +160,26 @@ pub struct Log {
 }
 
 impl Log {
-    fn create(stage: &Stage) -> Result<Self> {
+    fn create(name: &str) -> Result<Self> {
         let folder = workspace::logs();
         fs::create_dir_all(&folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;
-        let path = folder.join(format!("{}.log", stage.name));
+        let path = folder.join(format!("{name}.log"));
         let file =
             File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
         Ok(Self {
             path,
             file,
-            progress: Progress::start(stage.name),
+            progress: Progress::start(name),
             highlights: Vec::new(),
             highlighted: &[],
             unfinished: Vec::new(),
         })
+    }
+
+    /// Its file, as a person would type it.
+    fn shown(&self) -> String {
+        workspace::relative(&self.path)
     }
 
     /// Lets lines that begin with one of `prefixes` be shown even if the stage passes.

@@ -31,6 +31,11 @@ pub fn loom_target() -> PathBuf {
     root().join("target/loom")
 }
 
+/// Target folder of builds with planted faults; `build` keeps those of different flags apart.
+pub fn planted_target(build: &str) -> PathBuf {
+    root().join("target").join(build)
+}
+
 /// `path` as a person in the repository's top folder would type it.
 pub fn relative(path: &Path) -> String {
     path.strip_prefix(root())

@@ -19,11 +19,7 @@ pub trait Context: Send + Sync + 'static {
 }
 
 /// How many open sections are remembered.
-#[cfg(not(loom))]
 const REMEMBERED: usize = 64;
-/// Few, so that models stay small.
-#[cfg(loom)]
-const REMEMBERED: usize = 2;
 
 /// The mode `M` with the context of each section remembered, so that a wait inside a section is an
 /// error and not a deadlock.

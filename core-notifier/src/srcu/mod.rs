@@ -137,6 +137,11 @@ impl<M: Mode> Srcu<M> {
         self.mode.is_inside()
     }
 
+    /// What waits call between two looks.
+    pub(crate) fn relax(&self) -> fn() {
+        self.relax
+    }
+
     /// Queues `callback` to be called once every section that is open now has ended.
     ///
     /// Never waits; allocates. Legal inside a section. Callbacks are called by

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use core_notifier::{AddressSpace, AddressSpaceLock, Notifier, Range, Srcu};
@@ -117,3 +118,12 @@ pub const RANGE: Range = match Range::new(0x1000, 0x3000) {
     Ok(range) => range,
     Err(_) => panic!(),
 };
+
+/// Stops the threads of a scope also if the test fails, which would wait for them for ever.
+pub struct StopOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}

@@ -3,6 +3,7 @@
 use crate::fake::{Bench, CAPABILITIES, NL, S};
 use crate::{PROBE_COMMANDS, Script};
 use iommu_core::Range;
+use iommu_core::cover::Costs;
 use iommu_core::error::QueueError;
 use iommu_core::ids::{DeviceId, Pasid, Tag};
 use iommu_core::iommu::Iommu;
@@ -30,8 +31,18 @@ fn range(start: u64, end: u64) -> Range {
 
 /// What a submission and its wait put on the wire.
 fn sent(capabilities: u64, targets: &[Target], range: Range, levels: Levels) -> Vec<Vec<u64>> {
+    sent_at(Costs::DEFAULT, capabilities, targets, range, levels)
+}
+
+fn sent_at(
+    costs: Costs,
+    capabilities: u64,
+    targets: &[Target],
+    range: Range,
+    levels: Levels,
+) -> Vec<Vec<u64>> {
     let bench = Bench::new(capabilities);
-    let unit = bench.unit();
+    let unit = bench.unit().with_costs(costs);
     let invalidation = Invalidation {
         targets,
         range,
@@ -123,9 +134,9 @@ fn aligned_blocks_cover_a_range() {
     );
     iotlb(
         CAPABILITIES | S,
-        range(0x1000, 0x4000),
+        range(0x3000, 0x6000),
         leaf,
-        &[(ONE_PAGE, 0x1000 >> 2), block(0x2000, 0)],
+        &[(ONE_PAGE, 0x3000 >> 2), block(0x4000, 0)],
     );
     let half = range(0, 1 << 38);
     iotlb(CAPABILITIES | S, half, leaf, &[block(0, (1 << 25) - 1)]);
@@ -138,6 +149,32 @@ fn aligned_blocks_cover_a_range() {
         Levels::All,
         &[(first | NON_LEAF, second)],
     );
+}
+
+#[test]
+fn the_costs_decide_how_precise_a_list_is() {
+    let count = |costs, capabilities, target, pages: u64| {
+        let of = range(0x7000, 0x7000 + (pages << 12));
+        sent_at(costs, capabilities, &[target], of, Levels::LeafOnly).len()
+    };
+    let dear = Costs {
+        command: 1000,
+        ..Costs::DEFAULT
+    };
+    // 1 + 8 pages below page 16 and 4 + 2 above: two pages too many save a block, seven another.
+    let exact = Costs {
+        excess_page: 26,
+        ..Costs::DEFAULT
+    };
+    for target in [IOTLB, device_tlb(0x1234, 5)] {
+        assert_eq!(count(exact, CAPABILITIES | S, target, 15), 4);
+        assert_eq!(count(Costs::DEFAULT, CAPABILITIES | S, target, 15), 3);
+        assert_eq!(count(dear, CAPABILITIES | S, target, 15), 2);
+    }
+    assert_eq!(count(dear, CAPABILITIES, IOTLB, 3), 3);
+    let of = range(0x7000, 0xb000);
+    let wide = sent_at(dear, CAPABILITIES, &[IOTLB], of, Levels::LeafOnly);
+    assert_eq!(wide, [vec![TAG_WIDE.0, TAG_WIDE.1]]);
 }
 
 /// PSCV = 1 spares global mappings, and the kernel's half may have them.
@@ -165,13 +202,13 @@ fn a_range_of_the_kernels_half_goes_for_every_tag() {
 }
 
 #[test]
-fn a_device_tlb_is_told_in_at_most_two_blocks() {
+fn a_device_tlb_is_told_in_blocks() {
     let first = 0x1234 << 40 | 4;
     let tagged = first | 1 << 32 | 5 << 12;
     let leaf = Levels::LeafOnly;
     let cases: [(Range, &[u64]); 4] = [
         (range(0x5000, 0x6000), &[0x5000]),
-        (range(0x1000, 0x4000), &[0x1000, 0x2800]),
+        (range(0x3000, 0x6000), &[0x3000, 0x4800]),
         (range(0x20_0000, 0x40_0000), &[0x2f_f800]),
         (Range::ALL, &[0x7fff_ffff_ffff_f800]),
     ];
@@ -221,7 +258,7 @@ fn more_targets_than_the_queue_holds_go_in_several_lists() {
         let ticket = unit
             .submit(&Invalidation {
                 targets,
-                range: range(0x1000, 0x1000 + (pages << 12)),
+                range: range(0x3000, 0x3000 + (pages << 12)),
                 levels: Levels::LeafOnly,
             })
             .unwrap();
@@ -240,7 +277,9 @@ fn more_targets_than_the_queue_holds_go_in_several_lists() {
             pasid: Pasid::UNTAGGED,
         })
         .collect();
-    assert_eq!(submit(&tags, 64), (512, 3));
+    // 64 pages each would take three lists: with 31 for each tag there is one, so the tags go whole.
+    assert_eq!(submit(&tags, 31), (248, 1));
+    assert_eq!(submit(&tags, 64), (8, 1));
     assert_eq!(submit(&[], 1), (0, 1));
 }
 

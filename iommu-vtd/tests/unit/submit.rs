@@ -1,5 +1,6 @@
 use crate::rig::*;
 use iommu_core::Range;
+use iommu_core::cover::Costs;
 use iommu_core::error::QueueError;
 use iommu_core::ids::Pasid;
 use iommu_core::iommu::Iommu;
@@ -132,7 +133,7 @@ fn everything_is_pasid_wide() {
 
 /// MAMV is 18 here: 1 GiB.
 #[test]
-fn blocks_beyond_mamv_are_pasid_wide_in_the_iotlb() {
+fn blocks_beyond_mamv_are_several_in_the_iotlb() {
     let rig = Rig::plain();
     let gigabyte = 1 << 30;
     assert_eq!(
@@ -141,11 +142,16 @@ fn blocks_beyond_mamv_are_pasid_wide_in_the_iotlb() {
     );
     assert_eq!(
         posts(&rig, &[iotlb(), device_tlb()], 0, 2 * gigabyte, Levels::All),
-        list(&[ALL, FENCE, (DEVICE_TLB, 0x3fff_f800)])
+        list(&[
+            (PAGES, 18),
+            (PAGES, gigabyte | 18),
+            FENCE,
+            (DEVICE_TLB, 0x3fff_f800)
+        ])
     );
-    // One block of two is too large: still everything, once.
+    // 65 commands cost more than everything, once.
     assert_eq!(
-        posts(&rig, &[iotlb()], 0x7fff_f000, 6 * gigabyte, Levels::All),
+        posts(&rig, &[iotlb()], 0, 65 * gigabyte, Levels::All),
         list(&[ALL])
     );
 }
@@ -180,6 +186,53 @@ fn a_range_of_the_upper_half_keeps_its_address() {
         posts(&rig, &[iotlb(), device_tlb()], start, end, Levels::All),
         list(&[(PAGES, start | 1), FENCE, (DEVICE_TLB, start | 0x800)])
     );
+}
+
+#[test]
+fn the_costs_decide_how_precise_a_list_is() {
+    let commands = |costs, target, pages: u64| {
+        let Rig { bench, unit } = Rig::plain();
+        let unit = unit.with_costs(costs);
+        let rig = Rig { bench, unit };
+        let end = 0x7000 + (pages << 12);
+        // Without the sync, the doorbell and the wait.
+        posts(&rig, &[target], 0x7000, end, Levels::All).len() - list(&[]).len()
+    };
+    let dear = Costs {
+        command: 1000,
+        ..Costs::DEFAULT
+    };
+    // 1 + 8 pages below page 16 and 4 + 2 above: two pages too many save a block, seven another.
+    let exact = Costs {
+        excess_page: 26,
+        ..Costs::DEFAULT
+    };
+    for target in [iotlb(), device_tlb()] {
+        assert_eq!(commands(exact, target, 15), 4);
+        assert_eq!(commands(Costs::DEFAULT, target, 15), 3);
+        assert_eq!(commands(dear, target, 15), 2);
+    }
+    let rig = Rig::plain();
+    let unit = rig.unit.with_costs(Costs {
+        tag_wide: 49,
+        ..Costs::DEFAULT
+    });
+    let rig = Rig { unit, ..rig };
+    assert_eq!(
+        posts(&rig, &[iotlb()], 0x7000, 0x8000, Levels::All),
+        list(&[ALL])
+    );
+}
+
+#[test]
+fn a_list_for_many_devices_fits_the_queue() {
+    let rig = Rig::plain();
+    let mut targets = vec![device_tlb(); 125];
+    targets.insert(0, iotlb());
+    let end = 0x7000 + (0x155 << 12);
+    let steps = posts(&rig, &targets, 0x7000, end, Levels::All);
+    // Two blocks each and the IOTLB's, though three would be cheaper.
+    assert_eq!(steps.len() - list(&[]).len(), 1 + 2 * 126);
 }
 
 #[test]

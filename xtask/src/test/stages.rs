@@ -18,7 +18,7 @@ const LIBRARIES: [&str; 5] = [
 ];
 
 /// Involuntary context switches in one execution; loom's documentation says that 2 or 3 find most bugs.
-const LOOM_PREEMPTIONS: &str = "3";
+pub const LOOM_PREEMPTIONS: &str = "3";
 
 /// Every stage.
 pub static STAGES: [Stage; 7] = [
@@ -64,7 +64,8 @@ pub fn names() -> Vec<&'static str> {
     STAGES.iter().map(|stage| stage.name).collect()
 }
 
-fn cargo(arguments: &[&str]) -> Command {
+/// `cargo`, in the repository.
+pub fn cargo(arguments: &[&str]) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(workspace::root()).args(arguments);
     cargo

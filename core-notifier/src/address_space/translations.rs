@@ -1,0 +1,130 @@
+//! Announcing what has changed: to the TLBs behind the notifiers, and to their copies.
+
+use super::AddressSpace;
+use crate::list::Subscriber;
+use crate::notifier::Notifier;
+use crate::passes::{Passes, Token};
+use crate::planted::{self, Fault};
+use crate::range::Range;
+use crate::srcu::Mode;
+
+impl<M: Mode> AddressSpace<M> {
+    /// Asks every notifier whether `range` was accessed, makes the translations old and flushes
+    /// them. Returns whether any said yes; the caller combines that with the CPU's own answer by OR.
+    #[must_use = "an access that is not counted makes a page look unused"]
+    pub fn clear_flush_young(&self, range: Range) -> bool {
+        self.any_of_all(range, |notifier| notifier.clear_flush_young(range))
+    }
+
+    /// As [`clear_flush_young`](AddressSpace::clear_flush_young); notifiers may leave out the flush.
+    #[must_use = "an access that is not counted makes a page look unused"]
+    pub fn clear_young(&self, range: Range) -> bool {
+        self.any_of_all(range, |notifier| notifier.clear_young(range))
+    }
+
+    /// Whether any notifier says that `address` was accessed. Stops at the first that does.
+    pub fn test_young(&self, address: u64) -> bool {
+        self.subscriptions
+            .read()
+            .is_some_and(|list| list.iter().any(|notifier| notifier.test_young(address)))
+    }
+
+    /// Announces that the page-table entry of `address` is about to become `entry`.
+    ///
+    /// Called under the page-table lock, in this order: clear the entry, flush the CPUs' TLBs,
+    /// [`invalidate_range`](AddressSpace::invalidate_range), `change_pte`, write the new entry.
+    /// Linux's `set_pte_at_notify` does the last two.
+    pub fn change_pte(&self, address: u64, entry: u64) {
+        self.for_each(|notifier| notifier.change_pte(address, entry));
+    }
+
+    /// Announces that the translations in `range` have been removed or changed and flushed from the
+    /// CPUs' TLBs. When it returns, no device reads or writes through the old ones.
+    ///
+    /// Called after the store to the page table and before the page behind it is freed, and, if the
+    /// page changes, before the new entry is written; whether or not any CPU has the address space
+    /// loaded. Takes no lock, allocates nothing, legal with interrupts off. Without a subscriber it
+    /// costs one relaxed load. An empty range is ignored.
+    #[inline]
+    pub fn invalidate_range(&self, range: Range) {
+        if !range.is_empty() || planted::is(Fault::EmptyRangePassedOn) {
+            self.invalidate_ranges(core::slice::from_ref(&range));
+        }
+    }
+
+    /// Announces that the rights of translations in `range` have been raised, and nothing else
+    /// about them: for notifiers that say that their hardware
+    /// [`caches_refusals`](Notifier::caches_refusals) this is
+    /// [`invalidate_range`](AddressSpace::invalidate_range).
+    ///
+    /// Called after the store to the page table, also when a fault turns out to be spurious: a
+    /// device that keeps the old rights would fault for ever. Same conditions.
+    pub fn raise_permissions(&self, range: Range) {
+        if !range.is_empty() && self.has_notifiers() {
+            self.dispatch(core::slice::from_ref(&range), |notifier| {
+                notifier.caches_refusals() && !planted::is(Fault::RiseNotPassedOn)
+            });
+        }
+    }
+
+    /// One round for several ranges, none of them empty.
+    #[inline]
+    pub(super) fn invalidate_ranges(&self, ranges: &[Range]) {
+        if self.has_notifiers() {
+            self.dispatch(ranges, |_| true);
+        }
+    }
+
+    /// Begins everywhere, then waits.
+    #[inline(never)]
+    fn dispatch(&self, ranges: &[Range], concerns: impl Fn(&dyn Notifier) -> bool) {
+        let Some(list) = self.subscriptions.read() else {
+            return;
+        };
+        let concerned = list.range_listeners().filter(|one| concerns(&***one));
+        if list.has_two_passes() {
+            dispatch_in_two_passes(concerned, ranges);
+        } else {
+            for notifier in concerned {
+                ranges
+                    .iter()
+                    .for_each(|range| notifier.invalidate_range(*range));
+            }
+        }
+    }
+
+    /// ORs the answers of all; a yes does not end the round.
+    fn any_of_all(&self, range: Range, ask: impl Fn(&dyn Notifier) -> bool) -> bool {
+        if range.is_empty() {
+            return false;
+        }
+        self.subscriptions.read().is_some_and(|list| {
+            list.iter().fold(false, |young, notifier| {
+                young && planted::is(Fault::YoungShortCircuits) || ask(notifier) | young
+            })
+        })
+    }
+}
+
+/// Those of one pass do their work in the first, while the hardware of the others is at work.
+fn dispatch_in_two_passes<'a>(concerned: impl Iterator<Item = &'a Subscriber>, ranges: &[Range]) {
+    let finish = |subscriber: &Subscriber, token: &mut Token| {
+        if !planted::is(Fault::FinishSkipped) {
+            subscriber.finish_invalidate_ranges(ranges, token);
+        }
+    };
+    let mut passes = Passes::new();
+    for subscriber in concerned {
+        if subscriber.has_two_passes() {
+            let begin = |subscriber: &Subscriber, token: &mut Token| {
+                subscriber.begin_invalidate_ranges(ranges, token)
+            };
+            passes.begin(subscriber, begin, finish);
+        } else {
+            ranges
+                .iter()
+                .for_each(|range| subscriber.invalidate_range(*range));
+        }
+    }
+    passes.finish(finish);
+}
