@@ -2,8 +2,8 @@
 //!
 //! A device that walks the CPU's page table caches what it finds there. Whoever changes the table
 //! tells the [`AddressSpace`], which tells every subscribed [`Notifier`]; a notifier drops what its
-//! hardware cached. The operations and their meaning are those of Linux's `mm/mmu_notifier.c` as of
-//! 2017, on top of a sleepable read-copy-update of our own ([`Srcu`]).
+//! hardware cached. The operations and their meaning are those of Linux's `mm/mmu_notifier.c`, as of
+//! 2017 and as of today, on top of a sleepable read-copy-update of our own ([`Srcu`]).
 //!
 //! - Notifying takes no lock, allocates nothing and is legal with interrupts off. Without a
 //!   subscriber it costs one relaxed load.

@@ -145,10 +145,14 @@ faults! {
     PeriodNeverEnds => real "invariants" "n24_ the_sequence";
     /// Interval: an insertion counts the invalidations that are open as not met.
     InsertionMeetsNothing => real "invariants" "n21_";
+    /// Interval: the end of a period releases nothing to who waits for it.
+    EndNotReleased => loom "intervals_loom" "n19_";
     /// Interval: an invalidation is not noted in the subscriptions that it meets.
     PeriodNotNoted => real "invariants" "n19_";
     /// Interval: an insertion overwrites what an invalidation noted meanwhile.
-    InsertionNotedLate => real "intervals" "an_invalidation_during_insertion";
+    InsertionNotedLate => loom "intervals_loom" "n21_";
+    /// Interval: hooked: a start reads the array without a fence after it has counted itself.
+    EnterUnfenced => loom "intervals_loom" "hooked::n21_";
     /// Interval: a lookup begins while its interval is being invalidated.
     ReadDoesNotWait => real "invariants" "n19_ n20_";
     /// Interval: removal waits for a period that its insertion began with.

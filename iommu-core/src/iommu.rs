@@ -18,6 +18,9 @@ pub struct Features {
     /// Whether its specification lets one list hold the IOTLB invalidations, a sync and the
     /// device-TLB invalidations, in that order, so that one wait covers them all.
     pub chained_sync: bool,
+    /// Whether it may cache that a page is not mapped, so that even a new mapping needs an
+    /// invalidation: an emulated IOMMU whose emulator shadows the page table.
+    pub caches_not_present: bool,
 }
 
 /// How a device is set up.

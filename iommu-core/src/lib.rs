@@ -21,6 +21,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod cover;
+pub mod deferred;
 pub mod error;
 pub mod fault;
 pub mod firmware;

@@ -123,6 +123,7 @@ impl Capabilities {
             device_tlb: self.has_ats(),
             iotlb_keyed_by_pasid: false,
             chained_sync: false,
+            caches_not_present: false,
         }
     }
 

@@ -145,6 +145,7 @@ impl Capabilities {
             iotlb_keyed_by_pasid: false,
             // IHI 0070 4.7.3: commands behind a CMD_SYNC do not begin before it is complete.
             chained_sync: true,
+            caches_not_present: false,
         }
     }
 

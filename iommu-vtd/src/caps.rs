@@ -92,6 +92,7 @@ impl Capabilities {
             device_tlb: self.ecap.is_set(ecap::DT),
             iotlb_keyed_by_pasid: true,
             chained_sync: true,
+            caches_not_present: self.caching_mode(),
         }
     }
 

@@ -203,6 +203,10 @@ impl IntervalSubscription {
     /// user lock passes it on to readers.
     fn note(&self, period: Sequence) {
         if !planted::is(Fault::PeriodNotNoted) {
+            // loom does not place a store behind an exchange that the storing thread has not seen.
+            #[cfg(loom)]
+            self.sequence.swap(period.to_bits(), Ordering::Release);
+            #[cfg(not(loom))]
             self.sequence.store(period.to_bits(), Ordering::Release);
         }
     }

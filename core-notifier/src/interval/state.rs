@@ -82,14 +82,13 @@ impl State {
     /// An invalidation has ended; the last one of a period ends it. Says whether one ended, or
     /// `None` if no invalidation was open.
     pub(super) fn leave(&self) -> Option<bool> {
-        let left = self
-            .0
-            .fetch_update(Ordering::SeqCst, Ordering::Relaxed, |word| {
-                let left = (word & ACTIVE).checked_sub(1)? | (word & !ACTIVE);
-                let ends =
-                    left & ACTIVE == 0 && left & STEP != 0 && !planted::is(Fault::PeriodNeverEnds);
-                Some(if ends { left.wrapping_add(STEP) } else { left })
-            });
+        let released = planted::weaken(Ordering::SeqCst, Fault::EndNotReleased);
+        let left = self.0.fetch_update(released, Ordering::Relaxed, |word| {
+            let left = (word & ACTIVE).checked_sub(1)? | (word & !ACTIVE);
+            let ends =
+                left & ACTIVE == 0 && left & STEP != 0 && !planted::is(Fault::PeriodNeverEnds);
+            Some(if ends { left.wrapping_add(STEP) } else { left })
+        });
         left.ok().map(|word| word & ACTIVE == 1 && word & STEP != 0)
     }
 

@@ -87,7 +87,7 @@ impl<M: Mode> Intervals<M> {
         }
         // `State::enter` comes before the next load of the pointer; in fenced mode both are `SeqCst`
         // already.
-        if !matches!(M::FOLLOW, Ordering::SeqCst) {
+        if !matches!(M::FOLLOW, Ordering::SeqCst) && !planted::is(Fault::EnterUnfenced) {
             fence(Ordering::SeqCst);
         }
         Ok(())

@@ -311,27 +311,25 @@ fn n14_a_page_that_is_replaced_is_seen_old_then_new_through_every_alias() {
     for refill in 0..64_u32 {
         let machine = Machine::new();
         let mut seen = Vec::new();
-        let mut steps: Vec<Box<dyn Fn(&Machine)>> = vec![Box::new(|_| ())];
-        let clear = |machine: &Machine| {
-            for page in [0, 1] {
-                machine.entry(page).store(0, SeqCst);
-            }
-        };
-        let notify = |machine: &Machine| {
-            machine
-                .space
-                .invalidate_range(Range::with_length(0, 2 * PAGE).unwrap());
-        };
-        steps.push(Box::new(clear));
-        steps.push(Box::new(notify));
-        steps.push(Box::new(|machine| machine.entry(0).store(NEW, SeqCst)));
-        steps.push(Box::new(|machine| machine.entry(1).store(NEW, SeqCst)));
-        steps.push(Box::new(|_| ()));
+        let steps: [&dyn Fn(); 6] = [
+            &|| (),
+            &|| {
+                machine.entry(0).store(0, SeqCst);
+                machine.entry(1).store(0, SeqCst);
+            },
+            &|| {
+                let both = Range::with_length(0, 2 * PAGE).unwrap();
+                machine.space.invalidate_range(both);
+            },
+            &|| machine.entry(0).store(NEW, SeqCst),
+            &|| machine.entry(1).store(NEW, SeqCst),
+            &|| (),
+        ];
         for page in [0, 1] {
             machine.entry(page).store(OLD, SeqCst);
         }
         for (place, step) in steps.iter().enumerate() {
-            step(&machine);
+            step();
             if refill & (1 << place) != 0 {
                 seen.extend(machine.accesses(0));
                 seen.extend(machine.accesses(1));

@@ -144,7 +144,7 @@ fn n19_a_lookup_begins_after_the_invalidation_under_way() {
     let space = new_space();
     let mirror = Mirror::create();
     let subscription = mirror.insert(&space, RANGE);
-    for _ in 0..200 {
+    for _ in 0..50 {
         let changed = AtomicBool::new(false);
         let open = space.start_invalidation(UNMAP);
         thread::scope(|scope| {
@@ -156,7 +156,7 @@ fn n19_a_lookup_begins_after_the_invalidation_under_way() {
                 );
                 assert!(!subscription.read_retry(begun));
             });
-            (0..20).for_each(|_| thread::yield_now());
+            (0..10).for_each(|_| thread::yield_now());
             changed.store(true, SeqCst);
             open.end();
         });
@@ -222,7 +222,7 @@ fn n21_insertion_during_an_invalidation_neither_waits_nor_is_lost() {
 
 #[test]
 fn n21_removal_during_an_invalidation_sleeps_until_it_ends() {
-    for _ in 0..50 {
+    for _ in 0..20 {
         let space = new_space();
         let subscription = Mirror::create().insert(&space, RANGE);
         let ended = AtomicBool::new(false);
@@ -232,7 +232,7 @@ fn n21_removal_during_an_invalidation_sleeps_until_it_ends() {
                 space.remove_interval(&subscription).unwrap();
                 assert!(ended.load(SeqCst), "did not wait for the end");
             });
-            (0..50).for_each(|_| thread::yield_now());
+            (0..20).for_each(|_| thread::yield_now());
             ended.store(true, SeqCst);
             open.end();
         });

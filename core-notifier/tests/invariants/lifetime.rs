@@ -401,6 +401,6 @@ fn n27_what_subscribers_hold_outlives_the_address_space() {
     assert!(!interval.read_retry(begun));
     let begun = interval.read_begin();
     assert!(!interval.check_retry(begun));
-    assert_eq!(new_space().remove_interval(&interval).is_err(), true);
+    assert!(new_space().remove_interval(&interval).is_err());
     assert_eq!(Arc::strong_count(&tlb), 1);
 }

@@ -226,7 +226,7 @@ fn batch_is_flushed_by_its_drop_and_by_unwinding() {
     batch.add(RANGE);
     drop(batch);
     assert_eq!(tlb.take_told(), [RANGE]);
-    let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+    let unwound = std::panic::catch_unwind(core::panic::AssertUnwindSafe(|| {
         space.batch(|batch| {
             batch.add(RANGE);
             std::panic::resume_unwind(Box::new(()));

@@ -41,14 +41,14 @@ impl Costs {
     pub fn shared(self, room: usize, caches: usize) -> Self {
         let share = u32::try_from(room / caches.max(1)).unwrap_or(u32::MAX);
         Self {
-            most_commands: self.most_commands().min(share),
+            most_commands: self.bound().min(share),
             ..self
         }
     }
 
     /// Whether `commands` without any excess cost at most what a tag-wide invalidation does.
     pub fn allow(&self, commands: u64) -> bool {
-        commands <= self.most_commands().into() && self.of(commands, 0) <= self.tag_wide.into()
+        commands <= self.bound().into() && self.of(commands, 0) <= self.tag_wide.into()
     }
 
     /// What `commands` that take `excess` pages too many cost.
@@ -57,7 +57,8 @@ impl Costs {
         of_commands.saturating_add(excess.saturating_mul(self.excess_page.into()))
     }
 
-    pub(super) fn most_commands(&self) -> u32 {
+    /// [`most_commands`](Self::most_commands), as it counts.
+    pub(super) fn bound(&self) -> u32 {
         self.most_commands.max(2)
     }
 }

@@ -146,7 +146,7 @@ fn cheapest(low: Side, high: Side, order: u32, costs: &Costs) -> Option<(u64, (u
     let cost = |(low_pages, high_pages): (u64, u64)| {
         let commands = low.commands(low_pages) + high.commands(high_pages);
         let excess = low_pages + high_pages - asked;
-        (commands <= costs.most_commands().into()).then(|| costs.of(commands, excess))
+        (commands <= costs.bound().into()).then(|| costs.of(commands, excess))
     };
     let with_cost = |pair| cost(pair).map(|cost| (cost, pair));
     let pair = with_cost((low.cheapest(costs), high.cheapest(costs))).or_else(|| {

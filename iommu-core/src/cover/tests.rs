@@ -382,7 +382,7 @@ fn a_shared_list_has_room_for_all() {
         (9, 0, 9),
     ] {
         let costs = Costs::DEFAULT.shared(room, caches);
-        assert_eq!(u64::from(costs.most_commands()), most, "{room} / {caches}");
+        assert_eq!(u64::from(costs.bound()), most, "{room} / {caches}");
         assert!(costs.allow(most) && !costs.allow(most + 1));
     }
 }

@@ -185,6 +185,7 @@ impl System {
                 device_tlb: true,
                 iotlb_keyed_by_pasid: keyed,
                 chained_sync,
+                caches_not_present: false,
             },
             tags: TagAllocator::new(7, 8),
             attached: Mutex::default(),

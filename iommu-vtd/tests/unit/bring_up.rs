@@ -21,8 +21,11 @@ fn probe_turns_translation_on_over_an_empty_root_table() {
         device_tlb: true,
         iotlb_keyed_by_pasid: true,
         chained_sync: true,
+        caches_not_present: false,
     };
     assert_eq!(rig.unit.features(), features);
+    let caching = Rig::new(QEMU_CAP | 1 << 7, COHERENT_ECAP).unit.features();
+    assert!(caching.caches_not_present);
 }
 
 /// Descriptors from Linux's macros: QI_CC_GRAN(global) | 1; QI_PC_GRAN(3) | 7;

@@ -49,7 +49,7 @@ pub static STAGES: [Stage; 7] = [
     },
     Stage {
         name: "loom",
-        about: "the notifier core under every interleaving that loom explores",
+        about: "the notifier core under every interleaving that loom explores, both modes",
         run: loom,
     },
     Stage {
@@ -137,7 +137,7 @@ fn loom(log: &mut Log) -> Result<()> {
         "core-notifier",
         "--release",
         "--test",
-        "loom",
+        "*loom",
     ]))
 }
 
