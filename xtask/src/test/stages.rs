@@ -89,6 +89,8 @@ fn clippy(log: &mut Log) -> Result<()> {
         "clippy",
         "--package",
         "core-notifier",
+        "--package",
+        "iommu-core",
         "--all-targets",
     ])))?;
     plain
@@ -131,14 +133,13 @@ fn unit(log: &mut Log) -> Result<()> {
 
 fn loom(log: &mut Log) -> Result<()> {
     log.highlight(&["test result:"]);
-    log.run(cargo_loom(&[
-        "test",
-        "--package",
-        "core-notifier",
-        "--release",
-        "--test",
-        "*loom",
-    ]))
+    let notifier = ["--package", "core-notifier", "--test", "*loom"];
+    let ring = ["--package", "iommu-core", "--lib", "loom"];
+    let mut run = |scenes: &[&str]| {
+        let arguments = [&["test", "--release"], scenes].concat();
+        log.run(cargo_loom(&arguments))
+    };
+    run(&notifier).and(run(&ring))
 }
 
 fn qemu(log: &mut Log) -> Result<()> {
