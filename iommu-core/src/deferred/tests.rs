@@ -184,7 +184,10 @@ impl Iommu for LateIommu {
         let end = self.submissions.fetch_add(1, SeqCst) + 1;
         self.submitted.lock().insert(end, invalidation.range);
         self.levels.lock().push(invalidation.levels);
-        Ok(Ticket { end })
+        Ok(Ticket {
+            end,
+            has_sync: true,
+        })
     }
     fn wait(&self, ticket: Ticket) -> Result<Completed, QueueError> {
         let during = self.during_wait.lock().take();

@@ -11,7 +11,7 @@ use crate::operation::Levels;
 use crate::page_table::PageTable;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core_notifier::{Notifier, Srcu};
+use core_notifier::{Notifier, NotifierKind, Srcu};
 use spin::Mutex;
 
 /// An invalidation that the hardware did not confirm.
@@ -237,6 +237,11 @@ impl State {
 }
 
 impl Notifier for Domain {
+    /// The IOMMU walks the CPU's page table and keeps no copy of it.
+    fn kind(&self) -> NotifierKind {
+        NotifierKind::SecondaryTlb
+    }
+
     /// Blocks every device, quietly, so that the page table can be freed. Idempotent.
     fn release(&self) {
         let mut state = self.state.lock();

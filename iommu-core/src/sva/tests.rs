@@ -326,6 +326,19 @@ fn aging_flushes_leaves_and_leaves_the_answer_to_the_cpu() {
 }
 
 #[test]
+fn sections_cost_nothing_and_may_be_non_blockable() {
+    let system = System::new();
+    let iommu = dynamic(&system.iommu(0, true, false));
+    let (notifiers, space) = system.join();
+    space.bind(&iommu, NIC, Requests::Tagged).unwrap();
+    system.take();
+    let unmap = core_notifier::Invalidation::new(range(), core_notifier::Event::Unmap);
+    drop(notifiers.start_invalidation(unmap));
+    drop(notifiers.try_start_invalidation(unmap).unwrap());
+    assert_eq!(system.take(), []);
+}
+
+#[test]
 fn exit_blocks_and_unbind_detaches() {
     let system = System::new();
     let iommu = dynamic(&system.iommu(0, true, false));
