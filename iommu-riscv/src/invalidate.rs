@@ -36,12 +36,16 @@ pub fn encode(
     costs: &Costs,
     mut emit: impl FnMut(Item<2>),
 ) {
-    let form = iotlb_form(invalidation, capabilities, costs);
-    let blocks = cover::blocks(invalidation.range, costs, Block::ALL_ORDER).or_all();
+    let (mut form, mut blocks) = (None, None);
     for target in invalidation.targets {
         match *target {
-            Target::Iotlb { tag, .. } => iotlb(tag, &form, &mut emit),
+            Target::Iotlb { tag, .. } => {
+                let form =
+                    form.get_or_insert_with(|| iotlb_form(invalidation, capabilities, costs));
+                iotlb(tag, form, &mut emit);
+            }
             Target::DeviceTlb { device, pasid } => {
+                let blocks = blocks.get_or_insert_with(|| device_tlb_blocks(invalidation, costs));
                 device_tlb(device, pasid, blocks.clone(), &mut emit);
             }
         }
@@ -128,6 +132,10 @@ fn iotlb(tag: Tag, form: &Form, emit: &mut Emit<'_>) {
         Form::Pages(first, pages, reach) => (*first..first + pages)
             .for_each(|page| put(emit, iotinval_vma_page(tag, page << PAGE_SHIFT, *reach))),
     }
+}
+
+fn device_tlb_blocks(invalidation: &Invalidation<'_>, costs: &Costs) -> Blocks {
+    cover::blocks(invalidation.range, costs, Block::ALL_ORDER).or_all()
 }
 
 fn device_tlb(device: DeviceId, pasid: Pasid, blocks: Blocks, emit: &mut Emit<'_>) {

@@ -171,24 +171,20 @@ impl<P: Platform> Unit<P> {
         self.memory.queue.wait(ticket).map(drop)
     }
 
-    /// Posts the commands for targets of one kind, each of which becomes as many commands as the
-    /// first. The ticket of the last list stands for all: an `IOFENCE.C` waits for every command
-    /// before.
+    /// Posts the commands for targets of one kind, in more than one list only if the queue is too
+    /// small for two commands each. The ticket of the last list stands for all: an `IOFENCE.C` waits
+    /// for every command before.
     fn post(&self, invalidation: &Invalidation<'_>) -> Result<Ticket, QueueError> {
         let Memory { queue, slots, .. } = &*self.memory;
-        let mut rest = invalidation.targets;
         let room = slots - 2;
+        let mut rest = invalidation.targets;
         let costs = self.costs.shared(room, rest.len());
-        let part = |targets| Invalidation {
-            targets,
-            ..*invalidation
-        };
-        let mut each = 0;
-        let first = part(&rest[..rest.len().min(1)]);
-        invalidate::encode(&first, &self.capabilities, &costs, |_| each += 1);
         loop {
-            let (targets, later) = rest.split_at(rest.len().min(room / each.max(1)));
-            let part = part(targets);
+            let (targets, later) = rest.split_at(rest.len().min(room / 2));
+            let part = Invalidation {
+                targets,
+                ..*invalidation
+            };
             let ticket =
                 queue.submit(|emit| invalidate::encode(&part, &self.capabilities, &costs, emit))?;
             if later.is_empty() {

@@ -27,7 +27,7 @@ pub fn encode(
     emit: Emit<'_>,
 ) {
     let Invalidation { range, levels, .. } = *invalidation;
-    let blocks = cover::blocks(range, costs, Block::ALL_ORDER).or_all();
+    let mut blocks = None;
     let mut unfinished = false;
     for target in invalidation.targets {
         match *target {
@@ -39,6 +39,7 @@ pub fn encode(
                 if core::mem::take(&mut unfinished) {
                     emit(Item::Barrier);
                 }
+                let blocks = blocks.get_or_insert_with(|| device_tlb_blocks(range, costs));
                 device_tlb(device, pasid, blocks.clone(), emit);
             }
         }
@@ -154,6 +155,10 @@ fn page_counts(pages: u64) -> Option<impl Iterator<Item = (u64, PageCount)> + Cl
         }
     };
     Some([Some((0, first)), second].into_iter().flatten())
+}
+
+fn device_tlb_blocks(range: Range, costs: &Costs) -> Blocks {
+    cover::blocks(range, costs, Block::ALL_ORDER).or_all()
 }
 
 fn device_tlb(device: DeviceId, pasid: Pasid, blocks: Blocks, emit: Emit<'_>) {

@@ -29,22 +29,22 @@ pub fn encode(
     emit: Emit<'_>,
 ) {
     let leaf_only = invalidation.levels == Levels::LeafOnly;
-    let cover = iotlb_cover(invalidation, capabilities, costs);
-    let mut iotlb = false;
+    let mut cover = None;
     for target in invalidation.targets {
         if let Target::Iotlb { tag, pasid } = *target {
-            iotlb = true;
-            iotlb_range(tag, pasid, &cover, leaf_only, emit);
+            let cover = cover.get_or_insert_with(|| iotlb_cover(invalidation, capabilities, costs));
+            iotlb_range(tag, pasid, cover, leaf_only, emit);
         }
     }
-    let mut fence = iotlb;
-    let blocks = device_tlb_blocks(invalidation, costs);
+    let mut fence = cover.is_some();
+    let mut blocks = None;
     for target in invalidation.targets {
         if let Target::DeviceTlb { device, pasid } = *target {
             if fence {
                 emit(Item::Barrier);
                 fence = false;
             }
+            let blocks = blocks.get_or_insert_with(|| device_tlb_blocks(invalidation, costs));
             for block in blocks.clone() {
                 let command = device_tlb_block(device, pasid, block, capabilities);
                 emit(Item::Command(command));

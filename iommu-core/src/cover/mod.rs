@@ -82,6 +82,7 @@ impl Blocks {
 impl Iterator for Blocks {
     type Item = Block;
 
+    #[inline]
     fn next(&mut self) -> Option<Block> {
         let rest = (self.end - self.next).checked_ilog2()?;
         let order = self.next.trailing_zeros().min(rest).min(self.largest);
