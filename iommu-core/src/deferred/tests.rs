@@ -17,7 +17,7 @@ use std::thread;
 const PAGES: usize = 64;
 const SHIFT: u32 = 12;
 const FREE: u64 = 0;
-const ERROR: QueueError = QueueError::DeviceTimeout { device: None };
+const ERROR: QueueError = QueueError::MemoryFault;
 const ATTACHMENT: Attachment = Attachment {
     device: DeviceId(8),
     pasid: Pasid::UNTAGGED,
