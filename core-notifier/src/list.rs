@@ -175,6 +175,13 @@ impl<M: Mode> Subscriptions<M> {
         self.list.read()
     }
 
+    /// As [`read`](Self::read), for who has asked already whether [anybody is
+    /// listed](Self::has_listed).
+    #[inline]
+    pub(crate) fn follow(&self) -> Option<Reader<'_, List, M>> {
+        self.list.follow()
+    }
+
     /// Whether anybody is in the list, as far as one relaxed load can tell.
     #[inline]
     pub(crate) fn has_listed(&self) -> bool {

@@ -23,14 +23,15 @@ pub enum Progress {
 
 /// Those who wait for their second pass, without memory from the heap.
 pub(crate) struct Passes<W> {
-    pending: [Option<(W, Token)>; PENDING],
+    /// Made for the first of them: usually there is none, and the room is large.
+    pending: Option<[Option<(W, Token)>; PENDING]>,
     count: usize,
 }
 
 impl<W: Copy> Passes<W> {
     pub(crate) const fn new() -> Self {
         Passes {
-            pending: [const { None }; PENDING],
+            pending: None,
             count: 0,
         }
     }
@@ -47,7 +48,8 @@ impl<W: Copy> Passes<W> {
         if begin(who, &mut token) == Progress::Complete {
             return;
         }
-        match self.pending.get_mut(self.count) {
+        let pending = self.pending.get_or_insert([None; PENDING]);
+        match pending.get_mut(self.count) {
             Some(place) => {
                 *place = Some((who, token));
                 self.count += 1;
@@ -57,9 +59,10 @@ impl<W: Copy> Passes<W> {
     }
 
     /// Runs the second pass of everyone, in the order of the first.
-    pub(crate) fn finish(self, mut finish: impl FnMut(W, &mut Token)) {
-        for (who, mut token) in self.pending.into_iter().flatten() {
-            finish(who, &mut token);
+    pub(crate) fn finish(mut self, mut finish: impl FnMut(W, &mut Token)) {
+        let pending = self.pending.iter_mut().flatten();
+        for (who, token) in pending.flatten() {
+            finish(*who, token);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Announcing what has changed: to the TLBs behind the notifiers, and to their copies.
 
 use super::AddressSpace;
-use crate::list::Subscriber;
+use crate::list::{List, Subscriber};
 use crate::notifier::Notifier;
 use crate::passes::{Passes, Token};
 use crate::planted::{self, Fault};
@@ -47,8 +47,9 @@ impl<M: Mode> AddressSpace<M> {
     /// costs one relaxed load. An empty range is ignored.
     #[inline]
     pub fn invalidate_range(&self, range: Range) {
-        if !range.is_empty() || planted::is(Fault::EmptyRangePassedOn) {
-            self.invalidate_ranges(core::slice::from_ref(&range));
+        let passed_on = !range.is_empty() || planted::is(Fault::EmptyRangePassedOn);
+        if passed_on && self.has_notifiers() {
+            self.dispatch_one(range);
         }
     }
 
@@ -61,35 +62,36 @@ impl<M: Mode> AddressSpace<M> {
     /// device that keeps the old rights would fault for ever. Same conditions.
     pub fn raise_permissions(&self, range: Range) {
         if !range.is_empty() && self.has_notifiers() {
-            self.dispatch(core::slice::from_ref(&range), |notifier| {
-                notifier.caches_refusals() && !planted::is(Fault::RiseNotPassedOn)
-            });
+            self.dispatch(core::slice::from_ref(&range), Change::Rise);
         }
     }
 
     /// One round for several ranges, none of them empty.
-    #[inline]
     pub(super) fn invalidate_ranges(&self, ranges: &[Range]) {
         if self.has_notifiers() {
-            self.dispatch(ranges, |_| true);
+            self.dispatch(ranges, Change::Any);
         }
     }
 
-    /// Begins everywhere, then waits.
+    /// One round for one range. Out of line, and small: this is what most rounds are.
     #[inline(never)]
-    fn dispatch(&self, ranges: &[Range], concerns: impl Fn(&dyn Notifier) -> bool) {
-        let Some(list) = self.subscriptions.read() else {
+    fn dispatch_one(&self, range: Range) {
+        let Some(list) = self.subscriptions.follow() else {
             return;
         };
-        let concerned = list.range_listeners().filter(|one| concerns(&***one));
         if list.has_two_passes() {
-            dispatch_in_two_passes(concerned, ranges);
-        } else {
-            for notifier in concerned {
-                ranges
-                    .iter()
-                    .for_each(|range| notifier.invalidate_range(*range));
-            }
+            return dispatch_one_in_two_passes(&list, range);
+        }
+        for notifier in list.range_listeners() {
+            notifier.invalidate_range(range);
+        }
+    }
+
+    /// One round for any number of ranges.
+    #[inline(never)]
+    fn dispatch(&self, ranges: &[Range], change: Change) {
+        if let Some(list) = self.subscriptions.follow() {
+            dispatch_in_two_passes(&list, ranges, change);
         }
     }
 
@@ -106,15 +108,42 @@ impl<M: Mode> AddressSpace<M> {
     }
 }
 
-/// Those of one pass do their work in the first, while the hardware of the others is at work.
-fn dispatch_in_two_passes<'a>(concerned: impl Iterator<Item = &'a Subscriber>, ranges: &[Range]) {
+/// What has happened to the translations.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Change {
+    /// Anything: concerns everyone.
+    Any,
+    /// Their rights were raised: concerns who caches refusals.
+    Rise,
+}
+
+impl Change {
+    fn concerns(self, subscriber: &Subscriber) -> bool {
+        self == Change::Any || subscriber.caches_refusals() && !planted::is(Fault::RiseNotPassedOn)
+    }
+}
+
+/// Takes the range by value, so that the caller keeps it in registers.
+#[cold]
+#[inline(never)]
+fn dispatch_one_in_two_passes(list: &List, range: Range) {
+    dispatch_in_two_passes(list, core::slice::from_ref(&range), Change::Any);
+}
+
+/// Begins everywhere, then waits. Those of one pass do their work in the first, while the hardware
+/// of the others is at work.
+#[inline(never)]
+fn dispatch_in_two_passes(list: &List, ranges: &[Range], change: Change) {
     let finish = |subscriber: &Subscriber, token: &mut Token| {
         if !planted::is(Fault::FinishSkipped) {
             subscriber.finish_invalidate_ranges(ranges, token);
         }
     };
     let mut passes = Passes::new();
-    for subscriber in concerned {
+    for subscriber in list.range_listeners() {
+        if !change.concerns(subscriber) {
+            continue;
+        }
         if subscriber.has_two_passes() {
             let begin = |subscriber: &Subscriber, token: &mut Token| {
                 subscriber.begin_invalidate_ranges(ranges, token)

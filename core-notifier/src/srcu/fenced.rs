@@ -115,6 +115,16 @@ impl Fenced {
         }
     }
 
+    /// Enters a section of `rank` where somebody is inside on `slot` already: on its neighbour, or
+    /// else on the shared one.
+    #[cold]
+    #[inline(never)]
+    fn enter_beside(&self, slot: usize, rank: usize) -> OnSlot<'_> {
+        let neighbour = self.owned.get(slot ^ 1);
+        let exit = neighbour.and_then(|neighbour| neighbour.claim(rank));
+        OnSlot(exit.unwrap_or_else(|| self.shared.join(rank)))
+    }
+
     fn slots(&self) -> impl Iterator<Item = &Slot> {
         let shared = if planted::is(Fault::SharedSlotNotCounted) {
             None
@@ -147,12 +157,11 @@ impl Readers for Fenced {
     /// legal in an interrupt handler that interrupted this very function.
     #[inline]
     fn enter(&self, rank: usize) -> OnSlot<'_> {
-        for slot in candidates() {
-            if let Some(exit) = self.owned[slot].claim(rank) {
-                return OnSlot(exit);
-            }
+        let slot = candidate();
+        match self.owned[slot].claim(rank) {
+            Some(exit) => OnSlot(exit),
+            None => self.enter_beside(slot, rank),
         }
-        OnSlot(self.shared.join(rank))
     }
 
     fn balanced(&self, ranks: &[usize], _urgency: Urgency) -> bool {
@@ -180,21 +189,21 @@ impl Readers for Fenced {
     }
 }
 
-/// The slots to try, likely to differ between threads that run at the same time: which page the
-/// stack is in, scattered.
+/// The slot to try first, likely to differ between threads that run at the same time: which page the
+/// stack is in, scattered. Fibonacci hashing: the top bits of the product depend on all of the page.
 #[cfg(not(loom))]
 #[inline]
-fn candidates() -> [usize; 2] {
+fn candidate() -> usize {
     const PAGE_SHIFT: u32 = 12;
     const GOLDEN_RATIO: u64 = 0x9e37_79b9_7f4a_7c15;
+    const { assert!(OWNED.is_power_of_two()) };
     let on_stack = 0_u8;
     let page = (core::ptr::from_ref(&on_stack).addr() as u64) >> PAGE_SHIFT;
-    let first = (page.wrapping_mul(GOLDEN_RATIO) >> 32) as usize % OWNED;
-    [first, first ^ 1]
+    (page.wrapping_mul(GOLDEN_RATIO) >> (u64::BITS - OWNED.ilog2())) as usize
 }
 
 /// The same for everyone, as loom needs executions that it can repeat.
 #[cfg(loom)]
-fn candidates() -> [usize; 1] {
-    [0]
+fn candidate() -> usize {
+    0
 }

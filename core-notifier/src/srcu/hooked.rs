@@ -153,12 +153,12 @@ impl<H: Hooks> Hooked<H> {
     }
 
     #[inline]
-    fn increment(&self, kind: Kind, rank: usize) {
-        self.hooks.increment(CpuCounter {
+    fn counter(&self, kind: Kind, rank: usize) -> CpuCounter<'_> {
+        CpuCounter {
             cpus: &self.cpus,
             kind,
             rank,
-        });
+        }
     }
 
     fn barrier(&self, urgency: Urgency) {
@@ -193,10 +193,14 @@ impl<H: Hooks> Readers for Hooked<H> {
 
     #[inline]
     fn enter(&self, rank: usize) -> CountedByCpu<'_, H> {
-        self.increment(Kind::Lock, rank);
+        let unlocks = self.counter(Kind::Unlock, rank);
+        self.hooks.increment(self.counter(Kind::Lock, rank));
         // Partner: the barrier in `balanced`.
         compiler_fence(Ordering::SeqCst);
-        CountedByCpu { mode: self, rank }
+        CountedByCpu {
+            hooks: &self.hooks,
+            unlocks,
+        }
     }
 
     /// The one barrier serves three ends. A section whose unlock was counted comes before it, with
@@ -233,8 +237,8 @@ impl<H: Hooks> Readers for Hooked<H> {
 
 /// An open section in hooked mode.
 pub struct CountedByCpu<'a, H: Hooks> {
-    mode: &'a Hooked<H>,
-    rank: usize,
+    hooks: &'a H,
+    unlocks: CpuCounter<'a>,
 }
 
 impl<H: Hooks> Section for CountedByCpu<'_, H> {
@@ -242,6 +246,6 @@ impl<H: Hooks> Section for CountedByCpu<'_, H> {
     fn leave(&self) {
         // Partner: the barrier in `balanced`.
         compiler_fence(Ordering::SeqCst);
-        self.mode.increment(Kind::Unlock, self.rank);
+        self.hooks.increment(self.unlocks);
     }
 }

@@ -51,9 +51,13 @@ impl<T: Send + Sync + 'static, M: Mode> Published<T, M> {
     /// context, interrupts off included.
     #[inline]
     pub fn read(&self) -> Option<Reader<'_, T, M>> {
-        if !self.is_some() {
-            return None;
-        }
+        if self.is_some() { self.follow() } else { None }
+    }
+
+    /// As [`read`](Published::read), for who has asked already whether [anything is
+    /// published](Published::is_some): enters a section in any case.
+    #[inline]
+    pub(crate) fn follow(&self) -> Option<Reader<'_, T, M>> {
         let section = self.srcu.read();
         // A section that the updater does not count finds the new pointer here. See `Srcu`.
         let follow = planted::weaken(M::FOLLOW, Fault::HookedFollowRelaxed);
