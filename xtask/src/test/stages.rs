@@ -127,7 +127,17 @@ fn no_std(log: &mut Log) -> Result<()> {
 }
 
 fn unit(log: &mut Log) -> Result<()> {
-    log.highlight(&["Running ", "Doc-tests ", "test result:"]);
+    log.highlight(&[
+        "Running ",
+        "Doc-tests ",
+        "test result:",
+        // The invariants of the notifier core carry their numbers, `n01_` to `n31_`.
+        "test devices::n",
+        "test intervals::n",
+        "test lifetime::n",
+        "test passes::n",
+        "test sections::n",
+    ]);
     log.run(cargo(&["test", "--workspace", "--no-fail-fast"]))
 }
 
