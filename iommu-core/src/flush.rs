@@ -38,55 +38,32 @@ pub fn flush(set: &InvalidationSet, range: Range, levels: Levels) -> Result<(), 
     };
     let mut result = Ok(());
     for groups in groups.chunks(AT_ONCE) {
-        let first = round(groups, range, levels, |group| {
-            let (iotlbs, device_tlbs) = group.by_kind();
-            if device_tlbs.is_empty() || group.iommu.features().chained_sync {
-                group.targets()
-            } else {
-                iotlbs
-            }
-        });
-        let second = round(groups, range, levels, |group| {
-            if group.iommu.features().chained_sync {
-                &[]
-            } else {
-                group.by_kind().1
-            }
-        });
-        result = result.and(first).and(second);
+        for list in 0..2 {
+            result = result.and(round(groups, range, levels, list));
+        }
     }
     result
 }
 
-/// Posts the chosen targets of each group, then waits for all.
-fn round(
-    groups: &[Group],
-    range: Range,
-    levels: Levels,
-    choose: impl Fn(&Group) -> &[Target],
-) -> Result<(), QueueError> {
+/// Posts the first or the second list of each group, then waits for all.
+fn round(groups: &[Group], range: Range, levels: Levels, list: usize) -> Result<(), QueueError> {
+    let invalidation = |group| Invalidation {
+        targets: Group::lists(group)[list],
+        range,
+        levels,
+    };
     let mut tickets: [Option<Result<Ticket, QueueError>>; AT_ONCE] = Default::default();
     for (group, ticket) in groups.iter().zip(&mut tickets) {
-        let targets = choose(group);
-        if !targets.is_empty() {
-            *ticket = Some(group.iommu.submit(&Invalidation {
-                targets,
-                range,
-                levels,
-            }));
+        let invalidation = invalidation(group);
+        if !invalidation.targets.is_empty() {
+            *ticket = Some(group.iommu.submit(&invalidation));
         }
     }
     let mut result = Ok(());
     for (group, ticket) in groups.iter().zip(tickets) {
-        let Some(posted) = ticket else {
-            continue;
-        };
-        let invalidation = Invalidation {
-            targets: choose(group),
-            range,
-            levels,
-        };
-        result = result.and(finish(group, &invalidation, posted));
+        if let Some(posted) = ticket {
+            result = result.and(finish(group, &invalidation(group), posted));
+        }
     }
     result
 }

@@ -22,20 +22,36 @@ pub struct Group {
     pub iommu: Arc<dyn Iommu>,
     targets: Vec<Target>,
     users: Vec<usize>,
+    /// How many of the targets go into the first list.
+    together: usize,
 }
 
 impl Group {
-    /// The targets, IOTLBs first.
-    pub fn targets(&self) -> &[Target] {
-        &self.targets
+    fn new(iommu: &Arc<dyn Iommu>) -> Self {
+        Self {
+            iommu: iommu.clone(),
+            targets: Vec::new(),
+            users: Vec::new(),
+            together: 0,
+        }
     }
 
-    /// The IOTLBs and the device TLBs.
-    pub fn by_kind(&self) -> (&[Target], &[Target]) {
-        let first = self
+    /// The targets of the two lists of a flush: the second is posted when the first is complete.
+    ///
+    /// It holds the device TLBs if the IOMMU cannot order them behind its IOTLB in one list
+    /// ([`Features::chained_sync`](crate::iommu::Features::chained_sync)), else nothing.
+    pub fn lists(&self) -> [&[Target]; 2] {
+        let (first, second) = self.targets.split_at(self.together);
+        [first, second]
+    }
+
+    /// Decides which targets go into which list, so that no flush has to.
+    fn divide(&mut self) {
+        let iotlbs = self
             .targets
             .partition_point(|target| !target.is_device_tlb());
-        self.targets.split_at(first)
+        let chained = self.iommu.features().chained_sync;
+        self.together = if chained { self.targets.len() } else { iotlbs };
     }
 
     fn is_of(&self, iommu: &Arc<dyn Iommu>) -> bool {
@@ -116,11 +132,7 @@ impl InvalidationSet {
             .iter()
             .position(|group| group.is_of(iommu))
             .unwrap_or_else(|| {
-                groups.push(Group {
-                    iommu: iommu.clone(),
-                    targets: Vec::new(),
-                    users: Vec::new(),
-                });
+                groups.push(Group::new(iommu));
                 groups.len() - 1
             });
         let group = &mut groups[at];
@@ -133,6 +145,7 @@ impl InvalidationSet {
                 }
             }
         }
+        group.divide();
         self.publish(&groups)
     }
 
@@ -150,6 +163,7 @@ impl InvalidationSet {
                     group.users.remove(known);
                 }
             }
+            group.divide();
         }
         groups.retain(|group| !group.targets.is_empty());
         self.publish(&groups)
