@@ -1,0 +1,159 @@
+//! The machine: memory, chance, and everything in it that works by itself.
+
+use crate::bus::Port;
+use crate::hardware::Hardware;
+use crate::memory::Memory;
+use crate::random::Random;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// How freely the hardware behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Queued work is done only in [`Machine::step`]; else as soon as the doorbell is rung.
+    pub later: bool,
+    /// Work that the specification does not order is done in any order.
+    pub unordered: bool,
+    /// Caches lose entries by chance; else they keep each for as long as they may.
+    pub forgetful: bool,
+    /// Entries are fetched into caches without being asked for.
+    pub speculative: bool,
+    /// Accesses that were translated are performed some steps later, unless something that waits
+    /// for them comes first.
+    pub posted: bool,
+}
+
+impl Policy {
+    /// Everything at once, in order, and every cache keeps what it has: short histories.
+    pub const STRICT: Self = Self {
+        later: false,
+        unordered: false,
+        forgetful: false,
+        speculative: false,
+        posted: false,
+    };
+    /// Every freedom but forgetting, which hides mistakes as often as it shows some.
+    pub const FREE: Self = Self {
+        later: true,
+        unordered: true,
+        forgetful: false,
+        speculative: true,
+        posted: true,
+    };
+}
+
+/// An access of a device that was translated and is not performed yet.
+type Posted = Box<dyn FnOnce(&Memory) + Send>;
+
+/// One modelled machine. Its parts hold it weakly or not at all; a test owns it.
+pub struct Machine {
+    /// Its memory.
+    pub memory: Arc<Memory>,
+    /// Where its choices come from.
+    pub random: Random,
+    /// How freely its hardware behaves.
+    pub policy: Policy,
+    iommus: Mutex<Vec<Arc<dyn Hardware>>>,
+    devices: Mutex<Vec<Arc<dyn Port>>>,
+    posted: Mutex<Vec<Posted>>,
+    nanoseconds: AtomicU64,
+}
+
+impl Machine {
+    /// A machine without IOMMUs and devices.
+    pub fn new(memory: Memory, policy: Policy, seed: u64) -> Arc<Self> {
+        Arc::new(Self {
+            memory: Arc::new(memory),
+            random: Random::new(seed),
+            policy,
+            iommus: Mutex::default(),
+            devices: Mutex::default(),
+            posted: Mutex::default(),
+            nanoseconds: AtomicU64::new(0),
+        })
+    }
+
+    /// Adds an IOMMU to what works in [`step`](Self::step).
+    pub fn add_iommu(&self, iommu: Arc<dyn Hardware>) {
+        lock(&self.iommus).push(iommu);
+    }
+
+    /// Adds a device to what works in [`step`](Self::step).
+    pub fn add_device(&self, device: Arc<dyn Port>) {
+        lock(&self.devices).push(device);
+    }
+
+    /// Lets something happen that may happen by itself at this moment; false if nothing is left to
+    /// do (speculation aside, of which there is no end).
+    pub fn step(&self) -> bool {
+        let iommus = lock(&self.iommus).clone();
+        let devices = lock(&self.devices).clone();
+        if self.policy.speculative && !iommus.is_empty() && self.random.once_in(4) {
+            iommus[self.random.below(iommus.len() as u64) as usize].speculate();
+        }
+        let parts = 1 + iommus.len() + devices.len();
+        let first = self.random.below(parts as u64) as usize;
+        (0..parts).any(|turn| match (first + turn) % parts {
+            0 => self.perform_one(),
+            part if part <= iommus.len() => iommus[part - 1].step(),
+            part => devices[part - 1 - iommus.len()].step(),
+        })
+    }
+
+    /// Lets things happen until nothing is left to do.
+    ///
+    /// # Panics
+    ///
+    /// After a million steps: something makes work for itself.
+    pub fn settle(&self) {
+        for _ in 0..1_000_000 {
+            if !self.step() {
+                return;
+            }
+        }
+        panic!("the machine does not come to rest");
+    }
+
+    /// Performs an access that was translated: now, or when the policy says so.
+    pub fn perform(&self, access: impl FnOnce(&Memory) + Send + 'static) {
+        if self.policy.posted {
+            lock(&self.posted).push(Box::new(access));
+        } else {
+            access(&self.memory);
+        }
+    }
+
+    /// Performs every access that was translated before, as a completed invalidation demands. An
+    /// IOMMU calls it where its specification says that older requests are done.
+    pub fn drain(&self) {
+        let posted = std::mem::take(&mut *lock(&self.posted));
+        for access in posted {
+            access(&self.memory);
+        }
+    }
+
+    fn perform_one(&self) -> bool {
+        let access = {
+            let mut posted = lock(&self.posted);
+            if posted.is_empty() {
+                return false;
+            }
+            let any = self.random.below(posted.len() as u64) as usize;
+            posted.remove(any)
+        };
+        access(&self.memory);
+        true
+    }
+
+    /// Nanoseconds since the machine began. Each look is a microsecond later than the one before.
+    pub fn now(&self) -> u64 {
+        self.nanoseconds.fetch_add(1000, Ordering::Relaxed)
+    }
+}
+
+/// Locks what only this crate's short sections lock.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
