@@ -32,6 +32,7 @@ pub mod iommu;
 pub mod operation;
 pub mod page_table;
 pub mod pasid;
+pub mod pcie;
 pub mod platform;
 mod primitive;
 pub mod ring;
