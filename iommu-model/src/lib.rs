@@ -15,6 +15,7 @@
 #![allow(clippy::std_instead_of_alloc, clippy::std_instead_of_core)]
 
 mod bus;
+pub mod device;
 mod hardware;
 mod machine;
 mod memory;

@@ -43,7 +43,10 @@ impl Policy {
 }
 
 /// An access of a device that was translated and is not performed yet.
-type Posted = Box<dyn FnOnce(&Memory) + Send>;
+struct Posted {
+    device: u32,
+    access: Box<dyn FnOnce(&Memory) + Send>,
+}
 
 /// One modelled machine. Its parts hold it weakly or not at all; a test owns it.
 pub struct Machine {
@@ -57,6 +60,8 @@ pub struct Machine {
     devices: Mutex<Vec<Arc<dyn Port>>>,
     posted: Mutex<Vec<Posted>>,
     nanoseconds: AtomicU64,
+    /// Held for one step, so that what a step does is one event for every thread.
+    turn: Mutex<()>,
 }
 
 impl Machine {
@@ -70,6 +75,7 @@ impl Machine {
             devices: Mutex::default(),
             posted: Mutex::default(),
             nanoseconds: AtomicU64::new(0),
+            turn: Mutex::default(),
         })
     }
 
@@ -86,6 +92,7 @@ impl Machine {
     /// Lets something happen that may happen by itself at this moment; false if nothing is left to
     /// do (speculation aside, of which there is no end).
     pub fn step(&self) -> bool {
+        let _turn = lock(&self.turn);
         let iommus = lock(&self.iommus).clone();
         let devices = lock(&self.devices).clone();
         if self.policy.speculative && !iommus.is_empty() && self.random.once_in(4) {
@@ -114,10 +121,11 @@ impl Machine {
         panic!("the machine does not come to rest");
     }
 
-    /// Performs an access that was translated: now, or when the policy says so.
-    pub fn perform(&self, access: impl FnOnce(&Memory) + Send + 'static) {
+    /// Performs an access of `device` that was translated: now, or when the policy says so.
+    pub fn perform(&self, device: u32, access: impl FnOnce(&Memory) + Send + 'static) {
         if self.policy.posted {
-            lock(&self.posted).push(Box::new(access));
+            let access = Box::new(access);
+            lock(&self.posted).push(Posted { device, access });
         } else {
             access(&self.memory);
         }
@@ -126,14 +134,28 @@ impl Machine {
     /// Performs every access that was translated before, as a completed invalidation demands. An
     /// IOMMU calls it where its specification says that older requests are done.
     pub fn drain(&self) {
-        let posted = std::mem::take(&mut *lock(&self.posted));
-        for access in posted {
-            access(&self.memory);
+        self.perform_those(|_| true);
+    }
+
+    /// Performs what `device` has posted: what it sends behind arrives later than that.
+    pub fn drain_device(&self, device: u32) {
+        self.perform_those(|posted| posted.device == device);
+    }
+
+    fn perform_those(&self, chosen: impl Fn(&Posted) -> bool) {
+        let now: Vec<_> = {
+            let mut posted = lock(&self.posted);
+            let (now, later) = std::mem::take(&mut *posted).into_iter().partition(chosen);
+            *posted = later;
+            now
+        };
+        for posted in now {
+            (posted.access)(&self.memory);
         }
     }
 
     fn perform_one(&self) -> bool {
-        let access = {
+        let posted = {
             let mut posted = lock(&self.posted);
             if posted.is_empty() {
                 return false;
@@ -141,7 +163,7 @@ impl Machine {
             let any = self.random.below(posted.len() as u64) as usize;
             posted.remove(any)
         };
-        access(&self.memory);
+        (posted.access)(&self.memory);
         true
     }
 
@@ -152,7 +174,7 @@ impl Machine {
 }
 
 /// Locks what only this crate's short sections lock.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)

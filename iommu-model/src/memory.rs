@@ -168,6 +168,32 @@ impl Memory {
             .is_ok())
     }
 
+    /// Reads any bytes as hardware does.
+    pub fn load_bytes(&self, address: u64, bytes: &mut [u8]) -> Result<(), NoSuchMemory> {
+        for (byte, at) in bytes.iter_mut().zip(address..) {
+            *byte = (self.load(at & !7)? >> (8 * (at & 7))) as u8;
+        }
+        Ok(())
+    }
+
+    /// Writes any bytes as hardware does. Bytes in one word are written in one step.
+    pub fn store_bytes(&self, address: u64, bytes: &[u8]) -> Result<(), NoSuchMemory> {
+        let mut at = address;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let offset = at & 7;
+            let (now, later) = rest.split_at(rest.len().min(8 - offset as usize));
+            self.update(at & !7, |word| {
+                let mut word = word.to_le_bytes();
+                word[offset as usize..][..now.len()].copy_from_slice(now);
+                u64::from_le_bytes(word)
+            })?;
+            at += now.len() as u64;
+            rest = later;
+        }
+        Ok(())
+    }
+
     fn hardware(&self) -> &[AtomicU64] {
         self.far.as_ref().map_or(&self.cpu, |far| &far.hardware)
     }
