@@ -70,6 +70,8 @@ mod interval;
 mod list;
 mod notifier;
 mod passes;
+#[doc(hidden)]
+pub mod plant;
 #[cfg(not(planted))]
 mod planted;
 #[cfg(planted)]

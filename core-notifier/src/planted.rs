@@ -1,34 +1,8 @@
-//! Faults that are planted on purpose, so that it is seen which test notices each.
-//!
-//! Without `cfg(planted)` every question is answered no at compile time. With it, the environment
-//! variable `SHOOTDOWN_PLANT` names the fault of this run: `cargo xtask test --planted
-//! core-notifier` runs the tests once for each.
+//! The notifier core's own planted faults; [`plant`](crate::plant) is the machinery.
 
 use crate::primitive::Ordering;
 
-/// Declares the faults: what each does, then its name, then who is to notice it: the build
-/// (`real` or `loom`), the test file, and the beginning of the names of the tests that are run.
-macro_rules! faults {
-    ($(#[doc = $about:literal] $fault:ident => $build:ident $file:literal $tests:literal;)*) => {
-        /// A mistake that the crate can be told to make.
-        #[derive(Clone, Copy, PartialEq, Eq)]
-        pub(crate) enum Fault {
-            $(#[doc = $about] $fault,)*
-        }
-
-        /// All faults, for `tests/planted.rs`.
-        #[cfg(planted)]
-        pub const FAULTS: &[PlantedFault] = &[$(PlantedFault {
-            name: stringify!($fault),
-            about: $about,
-            build: stringify!($build),
-            file: $file,
-            tests: $tests,
-        },)*];
-    };
-}
-
-faults! {
+crate::planted_faults! {
     /// A grace period does not wait for the rank that is out of use.
     IdleRankNotAwaited => loom "loom" "fenced::one_reader_with_two_sections";
     /// A grace period does not wait for the rank that readers use.
@@ -165,41 +139,6 @@ faults! {
     InsertedAfterExit => real "intervals" "inserting_after";
     /// A full batch drops its last range instead of joining two.
     BatchDropsLast => real "invariants" "batch_";
-}
-
-/// What is known of a fault besides what it does.
-#[cfg(planted)]
-#[derive(Clone, Copy)]
-pub struct PlantedFault {
-    /// What `SHOOTDOWN_PLANT` calls it.
-    pub name: &'static str,
-    /// What it does, in one sentence.
-    pub about: &'static str,
-    /// `real`, or `loom` for a build under `cfg(loom)`.
-    pub build: &'static str,
-    /// The file in `tests/` that is to notice it.
-    pub file: &'static str,
-    /// Beginnings of names of tests to run, separated by blanks; all if empty.
-    pub tests: &'static str,
-}
-
-/// Whether `fault` is planted in this run.
-#[cfg(not(planted))]
-#[inline(always)]
-pub(crate) const fn is(_fault: Fault) -> bool {
-    false
-}
-
-/// Whether `fault` is planted in this run.
-#[cfg(planted)]
-pub(crate) fn is(fault: Fault) -> bool {
-    static PLANTED: std::sync::OnceLock<Option<usize>> = std::sync::OnceLock::new();
-    let planted = PLANTED.get_or_init(|| {
-        let name = std::env::var("SHOOTDOWN_PLANT").ok()?;
-        let index = FAULTS.iter().position(|fault| fault.name == name);
-        Some(index.unwrap_or_else(|| panic!("no fault is called {name}")))
-    });
-    *planted == Some(fault as usize)
 }
 
 /// `ordering`, or none at all if `fault` is planted.

@@ -9,6 +9,7 @@
 use crate::ids::{DeviceId, Pasid, Tag};
 use crate::iommu::Iommu;
 use crate::operation::Target;
+use crate::planted::{self, Fault};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -80,7 +81,7 @@ pub struct Attachment {
 impl Attachment {
     /// The targets; two attachments that share an IOTLB entry give the same one.
     fn targets(self, iommu: &dyn Iommu) -> impl Iterator<Item = Target> {
-        let keyed = iommu.features().iotlb_keyed_by_pasid;
+        let keyed = iommu.features().iotlb_keyed_by_pasid && !planted::is(Fault::PasidKeyIgnored);
         let pasid = if keyed { self.pasid } else { Pasid::UNTAGGED };
         let iotlb = Target::Iotlb {
             tag: self.tag,
@@ -90,7 +91,8 @@ impl Attachment {
             device: self.device,
             pasid: self.pasid,
         };
-        [Some(iotlb), self.device_tlb.then_some(device_tlb)]
+        let has_device_tlb = self.device_tlb && !planted::is(Fault::DeviceTlbTargetsLeftOut);
+        [Some(iotlb), has_device_tlb.then_some(device_tlb)]
             .into_iter()
             .flatten()
     }
@@ -158,7 +160,7 @@ impl InvalidationSet {
                     continue;
                 };
                 group.users[known] -= 1;
-                if group.users[known] == 0 {
+                if group.users[known] == 0 || planted::is(Fault::SharedTargetRemoved) {
                     group.targets.remove(known);
                     group.users.remove(known);
                 }

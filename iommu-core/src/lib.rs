@@ -33,6 +33,10 @@ pub mod operation;
 pub mod page_table;
 pub mod pasid;
 pub mod pcie;
+#[cfg(not(planted))]
+mod planted;
+#[cfg(planted)]
+pub mod planted;
 pub mod platform;
 mod primitive;
 pub mod ring;
@@ -42,3 +46,5 @@ pub mod tag;
 pub mod testing;
 
 pub use core_notifier::Range;
+#[doc(hidden)]
+pub use core_notifier::planted_faults;

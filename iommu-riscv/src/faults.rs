@@ -1,5 +1,6 @@
 //! The fault queue (section "Fault/Event-Queue").
 
+use crate::planted::{self, Fault as Planted};
 use crate::queue::{accept_base, enable_event_queue};
 use crate::spec::events::{Cause, FAULT_RECORD_WORDS, FaultRecord, TransactionType};
 use crate::spec::registers::{self, EventQueueStatus};
@@ -59,7 +60,7 @@ impl<P: Platform> FaultQueue<P> {
             *head = (*head + 1) & mask;
             reported += 1;
         }
-        if reported > 0 {
+        if reported > 0 && !planted::is(Planted::RiscvFaultsKept) {
             mmio.write32(registers::FQH, *head);
         }
         FaultSummary {
@@ -82,6 +83,9 @@ impl<P: Platform> FaultQueue<P> {
         let found = status.intersection(errors);
         if found.is_empty() || status.contains(EventQueueStatus::BUSY) {
             return false;
+        }
+        if planted::is(Planted::RiscvOverflowKept) {
+            return true;
         }
         let value = EventQueueStatus::QEN.union(found);
         mmio.write32(registers::FQCSR, value.bits());

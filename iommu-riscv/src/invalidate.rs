@@ -11,6 +11,7 @@
 //! - Which lists a change of a table entry needs is section "Guidelines for invalidations".
 
 use crate::caps::Capabilities;
+use crate::planted::{self, Fault};
 use crate::spec::commands::{
     Command, Reach, ats_inval, iodir_inval_ddt, iodir_inval_ddt_all, iodir_inval_pdt,
     iotinval_gvma_all, iotinval_vma_all, iotinval_vma_block, iotinval_vma_page, iotinval_vma_tag,
@@ -39,6 +40,8 @@ pub fn encode(
     let (mut form, mut blocks) = (None, None);
     for target in invalidation.targets {
         match *target {
+            Target::Iotlb { .. } if planted::is(Fault::RiscvIotlbLeftOut) => {}
+            Target::DeviceTlb { .. } if planted::is(Fault::RiscvDeviceTlbLeftOut) => {}
             Target::Iotlb { tag, .. } => {
                 let form =
                     form.get_or_insert_with(|| iotlb_form(invalidation, capabilities, costs));
@@ -54,6 +57,9 @@ pub fn encode(
 
 /// What was cached before the driver came: contexts, first stage, and the second if there is one.
 pub(crate) fn inherited(capabilities: &Capabilities, emit: &mut Emit<'_>) {
+    if planted::is(Fault::RiscvInheritedKept) {
+        return;
+    }
     put(emit, iodir_inval_ddt_all());
     put(emit, iotinval_vma_all());
     if capabilities.has_second_stage() {
@@ -70,21 +76,31 @@ pub(crate) fn device_entry_set(device: DeviceId, emit: &mut Emit<'_>) {
 /// A valid device context with PDTV = 1 and a Bare second stage was changed (section "Changing
 /// device directory table entry").
 pub(crate) fn device_entry_changed(device: DeviceId, emit: &mut Emit<'_>) {
-    put(emit, iodir_inval_ddt(device));
-    put(emit, iotinval_vma_all());
+    if !planted::is(Fault::RiscvDeviceContextKept) {
+        put(emit, iodir_inval_ddt(device));
+    }
+    if !planted::is(Fault::RiscvBelowDeviceKept) {
+        put(emit, iotinval_vma_all());
+    }
 }
 
 /// A process context was made valid or invalid (section "Changing process directory table entry").
 /// On the way to valid, `IOTINVAL.VMA` also orders the harts' stores to the page table before the
 /// first walk.
 pub(crate) fn pasid_entry_changed(device: DeviceId, pasid: Pasid, tag: Tag, emit: &mut Emit<'_>) {
-    put(emit, iodir_inval_pdt(device, pasid));
-    put(emit, iotinval_vma_tag(tag));
+    if !planted::is(Fault::RiscvProcessContextKept) {
+        put(emit, iodir_inval_pdt(device, pasid));
+    }
+    if !planted::is(Fault::RiscvIotlbKept) {
+        put(emit, iotinval_vma_tag(tag));
+    }
 }
 
 /// Everything that a device TLB holds for a PASID.
 pub(crate) fn whole_device_tlb(device: DeviceId, pasid: Pasid, emit: &mut Emit<'_>) {
-    put(emit, ats_inval(device, pasid, Block::ALL));
+    if !planted::is(Fault::RiscvDeviceTlbKept) {
+        put(emit, ats_inval(device, pasid, Block::ALL));
+    }
 }
 
 /// How a range leaves an IOTLB.
@@ -100,12 +116,14 @@ enum Form {
 
 fn iotlb_form(invalidation: &Invalidation<'_>, capabilities: &Capabilities, costs: &Costs) -> Form {
     let range = invalidation.range;
-    if range.last().is_some_and(is_kernel_half) && !range.is_all() {
+    let with_global = range.last().is_some_and(is_kernel_half) && !range.is_all();
+    if with_global && !planted::is(Fault::RiscvGlobalKept) {
         return Form::Everything;
     }
     let reach = match invalidation.levels {
         Levels::LeafOnly => Reach::Leaf,
         Levels::All if capabilities.has_non_leaf_invalidation() => Reach::NonLeaf,
+        Levels::All if planted::is(Fault::RiscvLeavesOnly) => Reach::Leaf,
         Levels::All => return Form::TagWide,
     };
     match cover::pages(range) {
@@ -123,13 +141,16 @@ fn iotlb_form(invalidation: &Invalidation<'_>, capabilities: &Capabilities, cost
 }
 
 fn iotlb(tag: Tag, form: &Form, emit: &mut Emit<'_>) {
+    let tag = Tag(tag.0 ^ u32::from(planted::is(Fault::RiscvWrongTag)));
     match form {
         Form::Everything => put(emit, iotinval_vma_all()),
         Form::TagWide => put(emit, iotinval_vma_tag(tag)),
         Form::Blocks(blocks, reach) => blocks
             .clone()
+            .map(short_if_planted)
             .for_each(|block| put(emit, iotinval_vma_block(tag, block, *reach))),
         Form::Pages(first, pages, reach) => (*first..first + pages)
+            .take(*pages as usize - usize::from(planted::is(Fault::RiscvLastPageMissing)))
             .for_each(|page| put(emit, iotinval_vma_page(tag, page << PAGE_SHIFT, *reach))),
     }
 }
@@ -139,8 +160,25 @@ fn device_tlb_blocks(invalidation: &Invalidation<'_>, costs: &Costs) -> Blocks {
 }
 
 fn device_tlb(device: DeviceId, pasid: Pasid, blocks: Blocks, emit: &mut Emit<'_>) {
-    for block in blocks {
+    let device = DeviceId(device.0 ^ u32::from(planted::is(Fault::RiscvWrongDevice)));
+    let pasid = if planted::is(Fault::RiscvTaggedAsUntagged) {
+        Pasid::UNTAGGED
+    } else if planted::is(Fault::RiscvWrongProcess) {
+        Pasid::new(pasid.get() ^ 1).unwrap_or(pasid)
+    } else {
+        pasid
+    };
+    for block in blocks.map(short_if_planted) {
         put(emit, ats_inval(device, pasid, block));
+    }
+}
+
+/// `block`, or what a planted fault leaves of it.
+fn short_if_planted(block: Block) -> Block {
+    let short = u32::from(planted::is(Fault::RiscvBlockShort));
+    Block {
+        order: block.order.saturating_sub(short),
+        ..block
     }
 }
 

@@ -42,6 +42,10 @@ pub mod debug;
 pub mod faults;
 pub mod firmware;
 pub mod invalidate;
+#[cfg(not(planted))]
+mod planted;
+#[cfg(planted)]
+pub mod planted;
 pub mod queue;
 pub mod spec;
 mod tables;

@@ -1,5 +1,6 @@
 //! The command queue's side of the shared ring.
 
+use crate::planted::{self, Fault};
 use crate::spec::commands;
 use crate::spec::registers::fields::QUEUE_BASE;
 use crate::spec::registers::{self, CommandQueueStatus, EventQueueStatus};
@@ -73,6 +74,10 @@ impl QueueRegisters<2> for Registers {
 
     fn sync(&self, word: Option<CompletionWord>) -> Command<2> {
         match word {
+            Some(word) if planted::is(Fault::RiscvFenceWithoutWrites) => {
+                let [first, second] = commands::iofence_with_word(word);
+                [first & !(0b11 << 12), second]
+            }
             Some(word) => commands::iofence_with_word(word),
             None => commands::iofence(),
         }
@@ -90,6 +95,12 @@ impl QueueRegisters<2> for Registers {
             (QueueError::IllegalCommand { slot }, Loss::Command { slot })
         } else if status.contains(CommandQueueStatus::CQMF) {
             (QueueError::MemoryFault, Loss::Queue)
+        } else if status.contains(CommandQueueStatus::CMD_TO)
+            && planted::is(Fault::RiscvTimeoutIgnored)
+        {
+            let value = CommandQueueStatus::CQEN.union(CommandQueueStatus::CMD_TO);
+            mmio.write32(registers::CQCSR, value.bits());
+            return None;
         } else if status.contains(CommandQueueStatus::CMD_TO) {
             let loss = Loss::Sync { slot: slot() };
             (QueueError::DeviceTimeout { device: None }, loss)
@@ -103,6 +114,9 @@ impl QueueRegisters<2> for Registers {
 
     fn restart(&self, mmio: &impl Mmio, stop: Stop, position: u64) {
         let error = match stop.loss {
+            Loss::Sync { .. } if planted::is(Fault::RiscvTimeoutKept) => {
+                CommandQueueStatus::empty()
+            }
             Loss::Sync { .. } => CommandQueueStatus::CMD_TO,
             _ => CommandQueueStatus::CMD_ILL,
         };

@@ -3,11 +3,13 @@
 use crate::caps::{Capabilities, Config};
 use crate::faults::FaultQueue;
 use crate::invalidate;
+use crate::planted::{self, Fault as Planted};
 use crate::queue::{self, Queue, Registers};
 use crate::spec::registers::fields::DDTP;
 use crate::spec::registers::{self, DirectoryMode, FeaturesControl, InterruptsPending};
 use crate::spec::tables::{
-    DeviceContext, FirstStageMode, ProcessContext, ProcessDirectoryMode, TranslationControl,
+    DeviceContext, FirstStageMode, ProcessAttributes, ProcessContext, ProcessDirectoryMode,
+    TranslationControl,
 };
 use crate::tables::{DeviceDirectory, ProcessDirectory};
 use alloc::collections::BTreeMap;
@@ -207,7 +209,16 @@ impl<P: Platform> Unit<P> {
         if context.blocked {
             return Ok(());
         }
-        entry.directory.invalidate(pasid);
+        if planted::is(Planted::RiscvRestClearedFirst) {
+            entry.directory.clear(pasid);
+        }
+        if !planted::is(Planted::RiscvBlockLeavesValid) {
+            entry.directory.invalidate(pasid);
+        }
+        context.blocked = planted::is(Planted::RiscvBlockKeepsCaches);
+        if context.blocked {
+            return Ok(());
+        }
         let tag = context.tag;
         self.run(|emit| invalidate::pasid_entry_changed(device, pasid, tag, emit))?;
         if entry.config.device_tlb {
@@ -225,7 +236,9 @@ impl<P: Platform> Unit<P> {
     ) -> DeviceContext {
         let mut options = TranslationControl::empty();
         options.set(TranslationControl::EN_ATS, config.device_tlb);
-        options.set(TranslationControl::SADE, self.config.update_accessed_dirty);
+        let update =
+            self.config.update_accessed_dirty || planted::is(Planted::RiscvAccessedDirtyUpdated);
+        options.set(TranslationControl::SADE, update);
         DeviceContext::process_directory(directory.mode(), directory.root(), options)
     }
 
@@ -275,6 +288,19 @@ impl<P: Platform> Memory<P> {
                 devices: BTreeMap::new(),
             }),
         })
+    }
+}
+
+impl ProcessContext {
+    /// The context, or what a planted fault makes of it.
+    fn spoil(mut self) -> Self {
+        if planted::is(Planted::RiscvContextWithoutTag) {
+            self.attributes &= !(0xf_ffff << 12);
+        }
+        if planted::is(Planted::RiscvSupervisorAllowed) {
+            self.attributes |= ProcessAttributes::ENS.bits();
+        }
+        self
     }
 }
 
@@ -395,7 +421,7 @@ impl<P: Platform> Iommu for Unit<P> {
             return Err(Incompatible::Architecture.into());
         };
         let mode = FirstStageMode::with_levels(levels);
-        let context = ProcessContext::first_stage(mode, table.root, tag);
+        let context = ProcessContext::first_stage(mode, table.root, tag).spoil();
         entry.directory.set(pasid, &context)?;
         if let Err(error) =
             self.run(|emit| invalidate::pasid_entry_changed(device, pasid, tag, emit))
@@ -441,7 +467,9 @@ impl<P: Platform> Iommu for Unit<P> {
         }
         if !iotlbs.is_empty() {
             let ticket = self.post(&part(iotlbs))?;
-            self.wait(ticket)?;
+            if !planted::is(Planted::RiscvDeviceTlbNotDelayed) {
+                self.wait(ticket)?;
+            }
         }
         self.post(&part(device_tlbs))
     }

@@ -2,6 +2,7 @@
 //! deadline.
 
 use crate::caps::Capabilities;
+use crate::planted::{self, Fault};
 use crate::spec::registers::{CR0, CR1, CR2, GBPA, Value, offset};
 use iommu_core::error::Timeout;
 use iommu_core::platform::{Mmio, Parts, Platform, wait_until};
@@ -62,7 +63,7 @@ impl Steps {
     /// start, because the bit may be cached with stream table entries (6.3.9.2).
     pub fn new(capabilities: &Capabilities) -> Self {
         let mut commands = CR0::CMDQEN::SET.value;
-        if capabilities.device_tlb() {
+        if capabilities.device_tlb() && !planted::is(Fault::SmmuTranslatedUnchecked) {
             commands |= CR0::ATSCHK::SET.value;
         }
         let events = commands | CR0::EVENTQEN::SET.value;

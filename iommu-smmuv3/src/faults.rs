@@ -1,6 +1,7 @@
 //! The event queue: records of refused requests, decoded into neutral faults.
 
 use crate::caps::Capabilities;
+use crate::planted::{self, Fault as Planted};
 use crate::spec::events::{Event, Number, WORDS};
 use crate::spec::registers::{EVENTQ_PROD, GERROR, Value, offset, queue_base};
 use alloc::sync::Arc;
@@ -60,8 +61,9 @@ impl<P: Platform> EventQueue<P> {
         }
         self.consumer = producer.read(EVENTQ_PROD::WR) & index_and_wrap;
 
-        if written > 0 || lost {
-            let acknowledge = EVENTQ_PROD::OVFLG.val(overflow).value;
+        if (written > 0 || lost) && !planted::is(Planted::SmmuEventsKept) {
+            let acknowledged = overflow & u32::from(!planted::is(Planted::SmmuOverflowKept));
+            let acknowledge = EVENTQ_PROD::OVFLG.val(acknowledged).value;
             mmio.write32(offset::EVENTQ_CONS, self.consumer | acknowledge);
         }
         lost |= acknowledge_abort(mmio);

@@ -5,6 +5,7 @@
 //! complete (4.7.3), which the order configuration, TLB, device TLB needs (3.9.1, 4.5.1).
 
 use crate::caps::Capabilities;
+use crate::planted::{self, Fault};
 use crate::queue::WORDS;
 use crate::spec::commands::{self, PageCount};
 use iommu_core::Range;
@@ -29,14 +30,22 @@ pub fn encode(
     let Invalidation { range, levels, .. } = *invalidation;
     let mut blocks = None;
     let mut unfinished = false;
-    for target in invalidation.targets {
+    let targets = invalidation.targets;
+    let first = if planted::is(Fault::SmmuDeviceTlbFirst) {
+        targets.len() / 2
+    } else {
+        0
+    };
+    for target in targets[first..].iter().chain(&targets[..first]) {
         match *target {
+            Target::Iotlb { .. } if planted::is(Fault::SmmuTlbLeftOut) => {}
+            Target::DeviceTlb { .. } if planted::is(Fault::SmmuDeviceTlbLeftOut) => {}
             Target::Iotlb { tag, .. } => {
                 tlb(tag, range, levels, capabilities, costs, emit);
                 unfinished = true;
             }
             Target::DeviceTlb { device, pasid } => {
-                if core::mem::take(&mut unfinished) {
+                if core::mem::take(&mut unfinished) && !planted::is(Fault::SmmuSyncLeftOut) {
                     emit(Item::Barrier);
                 }
                 let blocks = blocks.get_or_insert_with(|| device_tlb_blocks(range, costs));
@@ -48,6 +57,9 @@ pub fn encode(
 
 /// Everything that an earlier system may have left in the SMMU's caches.
 pub fn everything(capabilities: &Capabilities, emit: Emit<'_>) {
+    if planted::is(Fault::SmmuInheritedKept) {
+        return;
+    }
     emit(Item::Command(commands::cfgi_all()));
     emit(Item::Barrier);
     if capabilities.hypervisor() {
@@ -65,10 +77,10 @@ pub fn device_entry_changed(
     device_tlb: bool,
     emit: Emit<'_>,
 ) {
-    emit(Item::Command(commands::cfgi_ste(
-        device.0,
-        !leaf_table_added,
-    )));
+    let leaf = !leaf_table_added || planted::is(Fault::SmmuLevel1Kept);
+    if !planted::is(Fault::SmmuStreamEntryKept) {
+        emit(Item::Command(commands::cfgi_ste(device.0, leaf)));
+    }
     if device_tlb {
         emit(Item::Barrier);
         emit(Item::Command(everything_in_device_tlb(
@@ -81,7 +93,9 @@ pub fn device_entry_changed(
 /// After the context descriptor of `pasid` became valid, or became invalid once it was blocked. An
 /// SMMU may cache a descriptor that it found invalid.
 pub fn pasid_entry_changed(device: DeviceId, pasid: Pasid, emit: Emit<'_>) {
-    emit(Item::Command(commands::cfgi_cd(device.0, pasid.get())));
+    if !planted::is(Fault::SmmuInvalidDescriptorKept) {
+        emit(Item::Command(commands::cfgi_cd(device.0, pasid.get())));
+    }
 }
 
 /// After the context descriptor of `pasid` was blocked: first the descriptor, so that nothing is
@@ -93,10 +107,17 @@ pub fn pasid_entry_blocked(
     device_tlb: bool,
     emit: Emit<'_>,
 ) {
-    pasid_entry_changed(device, pasid, emit);
+    if planted::is(Fault::SmmuBlockKeepsCaches) {
+        return;
+    }
+    if !planted::is(Fault::SmmuDescriptorKept) {
+        emit(Item::Command(commands::cfgi_cd(device.0, pasid.get())));
+    }
     emit(Item::Barrier);
-    emit(Item::Command(commands::tlbi_nh_asid(tag.0 as u16)));
-    if device_tlb {
+    if !planted::is(Fault::SmmuTlbKept) {
+        emit(Item::Command(commands::tlbi_nh_asid(tag.0 as u16)));
+    }
+    if device_tlb && !planted::is(Fault::SmmuAtcKept) {
         emit(Item::Barrier);
         emit(Item::Command(everything_in_device_tlb(device, pasid)));
     }
@@ -110,8 +131,8 @@ fn tlb(
     costs: &Costs,
     emit: Emit<'_>,
 ) {
-    let asid = tag.0 as u16;
-    let leaf = levels == Levels::LeafOnly;
+    let asid = tag.0 as u16 ^ u16::from(planted::is(Fault::SmmuWrongAsid));
+    let leaf = levels == Levels::LeafOnly || planted::is(Fault::SmmuLeafAlways);
     let first = range.start() & !((1 << PAGE_SHIFT) - 1);
     let mut page = |page: u64| {
         let address = first + (page << PAGE_SHIFT);
@@ -132,7 +153,10 @@ fn tlb(
                 return;
             }
         }
-        Some(pages) if costs.allow(pages) => return (0..pages).for_each(page),
+        Some(pages) if costs.allow(pages) => {
+            let left_out = u64::from(planted::is(Fault::SmmuLastPageMissing));
+            return (0..pages - left_out).for_each(page);
+        }
         _ => {}
     }
     emit(Item::Command(commands::tlbi_nh_asid(asid)));
@@ -145,6 +169,7 @@ fn tlb(
 /// leading binary digits are one span from the front; fewer than 2^s pages are left, and a span of
 /// 2^s pages that ends where the range ends covers them, over the first span's end.
 fn page_counts(pages: u64) -> Option<impl Iterator<Item = (u64, PageCount)> + Clone> {
+    let pages = pages - u64::from(planted::is(Fault::SmmuRangeShort) && pages > 2);
     let scale = pages.trailing_zeros().min(31);
     let (first, second) = match PageCount::new(pages >> scale, scale) {
         Some(exact) => (exact, None),
@@ -154,6 +179,7 @@ fn page_counts(pages: u64) -> Option<impl Iterator<Item = (u64, PageCount)> + Cl
             (PageCount::new(pages >> scale, scale)?, Some(rest))
         }
     };
+    let second = second.filter(|_| !planted::is(Fault::SmmuSecondSpanLeftOut));
     Some([Some((0, first)), second].into_iter().flatten())
 }
 
@@ -174,8 +200,17 @@ fn everything_in_device_tlb(device: DeviceId, pasid: Pasid) -> commands::Command
 fn atc_inv(device: DeviceId, pasid: Pasid, block: Block) -> commands::Command {
     // With S1DSS = substream 0 the device keeps untagged translations without a PASID, and only a
     // request without one takes them (4.5.1, note).
-    let substream = (!pasid.is_untagged()).then_some(pasid.get());
-    commands::atc_inv(device.0, substream, block.address, block.order)
+    let tagged = !pasid.is_untagged() || planted::is(Fault::SmmuUntaggedAsTagged);
+    let substream = pasid.get() ^ u32::from(planted::is(Fault::SmmuWrongSubstream));
+    let substream = tagged.then_some(substream);
+    let stream = device.0 ^ u32::from(planted::is(Fault::SmmuWrongStream));
+    let short = u32::from(planted::is(Fault::SmmuAtcSizeShort));
+    commands::atc_inv(
+        stream,
+        substream,
+        block.address,
+        block.order.saturating_sub(short),
+    )
 }
 
 #[cfg(test)]

@@ -38,6 +38,10 @@ mod control;
 pub mod faults;
 pub mod firmware;
 pub mod invalidate;
+#[cfg(not(planted))]
+mod planted;
+#[cfg(planted)]
+pub mod planted;
 pub mod queue;
 pub mod spec;
 mod tables;

@@ -1,6 +1,7 @@
 //! The command queue: what the shared ring needs to know of an SMMU.
 
 use crate::caps::Capabilities;
+use crate::planted::{self, Fault};
 use crate::spec::commands;
 use crate::spec::registers::{CMDQ_CONS, GERROR, Value, command_error, offset, queue_base};
 use alloc::sync::Arc;
@@ -79,6 +80,10 @@ impl QueueRegisters<WORDS> for Registers {
                 stop(QueueError::IllegalCommand { slot }, Loss::Command { slot })
             }
             command_error::ABORT => stop(QueueError::MemoryFault, Loss::Queue),
+            command_error::ATC_INV_SYNC if planted::is(Fault::SmmuTimeoutIgnored) => {
+                acknowledge(mmio);
+                None
+            }
             command_error::ATC_INV_SYNC => stop(
                 QueueError::DeviceTimeout { device: None },
                 Loss::Sync { slot },
@@ -89,9 +94,15 @@ impl QueueRegisters<WORDS> for Registers {
 
     /// Acknowledging the error restarts the queue (7.1).
     fn restart(&self, mmio: &impl Mmio, _: Stop, _: u64) {
-        let acknowledged = mmio.read32(offset::GERRORN);
-        mmio.write32(offset::GERRORN, acknowledged ^ GERROR::CMDQ_ERR::SET.value);
+        if !planted::is(Fault::SmmuErrorKept) {
+            acknowledge(mmio);
+        }
     }
+}
+
+fn acknowledge(mmio: &impl Mmio) {
+    let acknowledged = mmio.read32(offset::GERRORN);
+    mmio.write32(offset::GERRORN, acknowledged ^ GERROR::CMDQ_ERR::SET.value);
 }
 
 fn read_consumer(mmio: &impl Mmio) -> Value<CMDQ_CONS::Register> {

@@ -4,6 +4,7 @@ use crate::caps::Capabilities;
 use crate::control::{self, Steps};
 use crate::faults::EventQueue;
 use crate::invalidate::{self, Emit};
+use crate::planted::{self, Fault as Planted};
 use crate::queue::{self, Queue};
 use crate::spec::tables::{StreamEntry, blocked};
 use crate::tables::{self, Attachment, ContextTable, Device, Reserved, StreamTable, Tables};
@@ -138,7 +139,9 @@ impl<P: Platform> Unit<P> {
             return Ok(());
         }
         let entry = device.contexts.entry(pasid);
-        entry.replace_first(blocked(attachment.word_0));
+        if !planted::is(Planted::SmmuBlockKeepsWalking) {
+            entry.replace_first(blocked(attachment.word_0));
+        }
         let device_tlb = device.config.device_tlb;
         self.run(|emit| {
             invalidate::pasid_entry_blocked(id, pasid, attachment.tag, device_tlb, emit);
@@ -239,7 +242,12 @@ impl<P: Platform> Iommu for Unit<P> {
         let mut tables = self.structures.tables.lock();
         let device = tables.device(id)?;
         device.check_free(id, pasid)?;
-        let words = tables::describe(table, tag, &self.capabilities)?.words();
+        let mut words = tables::describe(table, tag, &self.capabilities)?.words();
+        if planted::is(Planted::SmmuDescriptorWithoutAsid) {
+            words[0] &= u64::MAX >> 16;
+        }
+        words[0] |= u64::from(planted::is(Planted::SmmuAccessFlagIgnored)) << 35;
+        words[0] |= u64::from(planted::is(Planted::SmmuAccessFlagUpdated)) << 43;
         let entry = device.contexts.entry(pasid);
         entry.set_up(&words);
         if let Err(error) = self.run(|emit| invalidate::pasid_entry_changed(id, pasid, emit)) {
@@ -265,7 +273,9 @@ impl<P: Platform> Iommu for Unit<P> {
         let device = tables.device(id)?;
         self.block_attached(device, id, pasid)?;
         let entry = device.contexts.entry(pasid);
-        entry.replace_first(0);
+        if !planted::is(Planted::SmmuDetachLeavesValid) {
+            entry.replace_first(0);
+        }
         self.run(|emit| invalidate::pasid_entry_changed(id, pasid, emit))?;
         entry.clear_rest();
         device.attached.remove(&pasid);

@@ -1,6 +1,7 @@
 //! Fault recording registers (section 11.4.7), decoded into neutral faults.
 
 use crate::caps::Capabilities;
+use crate::planted::{self, Fault as Planted};
 use crate::spec::events::{FaultRecord, RECORD_CLEAR, RECORD_CLEAR_OFFSET, RequestType};
 use crate::spec::registers::{FSTS, FaultStatus, fault_status, fault_status_clear};
 use iommu_core::fault::{Access, Fault, FaultSummary, Reason};
@@ -99,7 +100,9 @@ pub(crate) fn take(
         }
     }
     if status.is_set(fault_status::PFO) {
-        mmio.write32(FSTS, fault_status_clear::OVERFLOW);
+        if !planted::is(Planted::VtdOverflowKept) {
+            mmio.write32(FSTS, fault_status_clear::OVERFLOW);
+        }
         summary.lost = true;
     }
     summary
@@ -116,6 +119,8 @@ fn take_record(mmio: &impl Mmio, offset: usize, records: &Records) -> Option<Fau
     if !record.is_pending() {
         return None;
     }
-    mmio.write32(offset + RECORD_CLEAR_OFFSET, RECORD_CLEAR);
+    if !planted::is(Planted::VtdRecordKept) {
+        mmio.write32(offset + RECORD_CLEAR_OFFSET, RECORD_CLEAR);
+    }
     Some(record)
 }

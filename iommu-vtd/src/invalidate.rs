@@ -5,6 +5,7 @@
 //! sure that no device TLB refills from the IOTLB what was just taken out of it.
 
 use crate::caps::Capabilities;
+use crate::planted::{self, Fault};
 use crate::queue::WORDS;
 use crate::spec::commands::{self, Command};
 use iommu_core::cover::{self, Block, Blocks, Costs, Cover};
@@ -28,19 +29,52 @@ pub fn encode(
     costs: &Costs,
     emit: Emit<'_>,
 ) {
-    let leaf_only = invalidation.levels == Levels::LeafOnly;
+    if planted::is(Fault::VtdDeviceTlbFirst) {
+        device_tlbs(invalidation, capabilities, costs, false, emit);
+        iotlbs(invalidation, capabilities, costs, emit);
+        return;
+    }
+    let fence = iotlbs(invalidation, capabilities, costs, emit);
+    device_tlbs(invalidation, capabilities, costs, fence, emit);
+}
+
+/// The range out of the IOTLBs; whether there are any.
+fn iotlbs(
+    invalidation: &Invalidation<'_>,
+    capabilities: &Capabilities,
+    costs: &Costs,
+    emit: Emit<'_>,
+) -> bool {
+    let leaf_only =
+        invalidation.levels == Levels::LeafOnly || planted::is(Fault::VtdLeafHintAlways);
     let mut cover = None;
     for target in invalidation.targets {
+        if planted::is(Fault::VtdIotlbLeftOut) {
+            break;
+        }
         if let Target::Iotlb { tag, pasid } = *target {
             let cover = cover.get_or_insert_with(|| iotlb_cover(invalidation, capabilities, costs));
             iotlb_range(tag, pasid, cover, leaf_only, emit);
         }
     }
-    let mut fence = cover.is_some();
+    cover.is_some()
+}
+
+/// The range out of the device TLBs, behind a fence if there is something to wait for.
+fn device_tlbs(
+    invalidation: &Invalidation<'_>,
+    capabilities: &Capabilities,
+    costs: &Costs,
+    mut fence: bool,
+    emit: Emit<'_>,
+) {
     let mut blocks = None;
     for target in invalidation.targets {
+        if planted::is(Fault::VtdDeviceTlbLeftOut) {
+            break;
+        }
         if let Target::DeviceTlb { device, pasid } = *target {
-            if fence {
+            if fence && !planted::is(Fault::VtdFenceLeftOut) {
                 emit(Item::Barrier);
                 fence = false;
             }
@@ -55,6 +89,9 @@ pub fn encode(
 
 /// Everything that a cache may hold from before the driver (B-68: another kernel, firmware).
 pub fn everything(capabilities: &Capabilities, emit: Emit<'_>) {
+    if planted::is(Fault::VtdInheritedKept) {
+        return;
+    }
     emit(Item::Command(commands::context_cache_global()));
     emit(Item::Command(commands::pasid_cache_global()));
     emit(Item::Command(commands::iotlb_global(capabilities.drain())));
@@ -62,7 +99,7 @@ pub fn everything(capabilities: &Capabilities, emit: Emit<'_>) {
 
 /// A context entry became present: nothing, unless the hardware caches what is not present.
 pub fn device_added(source_id: u16, capabilities: &Capabilities, emit: Emit<'_>) {
-    if capabilities.caching_mode() {
+    if capabilities.caching_mode() && !planted::is(Fault::VtdNotPresentKept) {
         let drain = capabilities.drain();
         emit(Item::Command(commands::context_cache_device(source_id)));
         emit(Item::Command(commands::pasid_cache_domain(NOT_PRESENT)));
@@ -78,9 +115,13 @@ pub fn device_removed(
     capabilities: &Capabilities,
     emit: Emit<'_>,
 ) {
-    emit(Item::Command(commands::context_cache_device(source_id)));
-    emit(Item::Command(commands::pasid_cache_global()));
-    emit(Item::Command(commands::iotlb_global(capabilities.drain())));
+    if !planted::is(Fault::VtdContextCacheKept) {
+        emit(Item::Command(commands::context_cache_device(source_id)));
+    }
+    if !planted::is(Fault::VtdBelowContextKept) {
+        emit(Item::Command(commands::pasid_cache_global()));
+        emit(Item::Command(commands::iotlb_global(capabilities.drain())));
+    }
     if device_tlb {
         whole_device_tlb(source_id, Pasid::UNTAGGED, capabilities, emit);
     }
@@ -88,7 +129,7 @@ pub fn device_removed(
 
 /// A PASID table entry became present: nothing, unless the hardware caches what is not present.
 pub fn pasid_added(tag: Tag, pasid: Pasid, capabilities: &Capabilities, emit: Emit<'_>) {
-    if capabilities.caching_mode() {
+    if capabilities.caching_mode() && !planted::is(Fault::VtdNotPresentKept) {
         pasid_changed(tag, pasid, emit);
     }
 }
@@ -102,16 +143,23 @@ pub fn pasid_removed(
     capabilities: &Capabilities,
     emit: Emit<'_>,
 ) {
+    if planted::is(Fault::VtdBlockKeepsCaches) {
+        return;
+    }
     pasid_changed(tag, pasid, emit);
-    if device_tlb {
+    if device_tlb && !planted::is(Fault::VtdDeviceTlbKept) {
         whole_device_tlb(source_id, pasid, capabilities, emit);
     }
 }
 
 fn pasid_changed(tag: Tag, pasid: Pasid, emit: Emit<'_>) {
     let domain_id = domain_id(tag);
-    emit(Item::Command(commands::pasid_cache_pasid(domain_id, pasid)));
-    emit(Item::Command(commands::pasid_iotlb_all(domain_id, pasid)));
+    if !planted::is(Fault::VtdPasidCacheKept) {
+        emit(Item::Command(commands::pasid_cache_pasid(domain_id, pasid)));
+    }
+    if !planted::is(Fault::VtdIotlbKept) {
+        emit(Item::Command(commands::pasid_iotlb_all(domain_id, pasid)));
+    }
 }
 
 /// The whole device TLB of one PASID, behind a fence.
@@ -136,10 +184,16 @@ fn iotlb_cover(
 
 fn iotlb_range(tag: Tag, pasid: Pasid, cover: &Cover, leaf_only: bool, emit: Emit<'_>) {
     let domain_id = domain_id(tag);
+    let pasid = if planted::is(Fault::VtdWrongIotlbPasid) {
+        another(pasid)
+    } else {
+        pasid
+    };
     let Cover::Blocks(blocks) = cover else {
         return emit(Item::Command(commands::pasid_iotlb_all(domain_id, pasid)));
     };
     for Block { address, order } in blocks.clone() {
+        let order = order.saturating_sub(planted::is(Fault::VtdAddressMaskShort).into());
         let command = commands::pasid_iotlb_page(domain_id, pasid, address, order, leaf_only);
         emit(Item::Command(command));
     }
@@ -155,7 +209,7 @@ fn device_tlb_block(
     block: Block,
     capabilities: &Capabilities,
 ) -> Command {
-    let source_id = device.0 as u16;
+    let source_id = device.0 as u16 ^ u16::from(planted::is(Fault::VtdWrongDevice));
     // A device is taken for a physical function; PFSID is reserved without the throttle.
     let pf_source_id = if capabilities.device_tlb_throttle() {
         source_id
@@ -163,7 +217,12 @@ fn device_tlb_block(
         0
     };
     let Block { address, order } = block;
-    if pasid.is_untagged() {
+    let order = order.saturating_sub(planted::is(Fault::VtdDeviceTlbSizeShort).into());
+    if planted::is(Fault::VtdWrongDeviceTlbPasid) {
+        let pasid = another(pasid);
+        return commands::pasid_device_tlb(source_id, pf_source_id, pasid, address, order);
+    }
+    if pasid.is_untagged() && !planted::is(Fault::VtdUntaggedAsTagged) {
         commands::device_tlb(source_id, pf_source_id, address, order)
     } else {
         commands::pasid_device_tlb(source_id, pf_source_id, pasid, address, order)
@@ -171,6 +230,11 @@ fn device_tlb_block(
 }
 
 /// Tags come from the unit's own allocator and fit 16 bits.
-const fn domain_id(tag: Tag) -> u16 {
-    tag.0 as u16
+fn domain_id(tag: Tag) -> u16 {
+    tag.0 as u16 ^ u16::from(planted::is(Fault::VtdWrongDomain))
+}
+
+/// A PASID that a planted fault takes for `pasid`.
+fn another(pasid: Pasid) -> Pasid {
+    Pasid::new(pasid.get() ^ 1).unwrap_or(pasid)
 }

@@ -35,6 +35,10 @@ pub mod faults;
 pub mod firmware;
 mod global;
 pub mod invalidate;
+#[cfg(not(planted))]
+mod planted;
+#[cfg(planted)]
+pub mod planted;
 pub mod queue;
 pub mod spec;
 mod tables;

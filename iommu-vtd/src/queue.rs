@@ -1,6 +1,7 @@
 //! The invalidation queue: the shared ring on VT-d's registers (section 6.5.2).
 
 use crate::global::{GlobalCommand, HANDSHAKE_LIMIT};
+use crate::planted::{self, Fault};
 use crate::spec::commands::{self, Command};
 use crate::spec::registers::{
     FSTS, FaultStatus, Global, IQA, IQERCD, IQH, IQT, QueueErrorRecord, fault_status,
@@ -59,9 +60,14 @@ impl QueueRegisters<WORDS> for Registers {
             return Some(Stop { error, loss });
         }
         if status.is_set(fault_status::ITE) {
+            if planted::is(Fault::VtdTimeoutIgnored) {
+                mmio.write32(FSTS, fault_status_clear::TIME_OUT);
+                return None;
+            }
             let record = QueueErrorRecord::new(mmio.read64(IQERCD));
             let source_id = record.read(queue_error_record::ITESID) as u32;
-            let device = (source_id != 0).then_some(DeviceId(source_id));
+            let named = source_id != 0 && !planted::is(Fault::VtdTimeoutWithoutDevice);
+            let device = named.then_some(DeviceId(source_id));
             return Some(Stop {
                 error: QueueError::DeviceTimeout { device },
                 loss: Loss::PendingSyncs,
@@ -77,6 +83,7 @@ impl QueueRegisters<WORDS> for Registers {
 
     fn restart(&self, mmio: &impl Mmio, stop: Stop, position: u64) {
         let acknowledge = match stop.loss {
+            Loss::PendingSyncs if planted::is(Fault::VtdTimeoutKept) => 0,
             Loss::PendingSyncs => fault_status_clear::TIME_OUT,
             _ => fault_status_clear::QUEUE_ERROR,
         };

@@ -4,6 +4,7 @@ use crate::caps::Capabilities;
 use crate::faults::{self, Records};
 use crate::global::{GlobalCommand, HANDSHAKE_LIMIT};
 use crate::invalidate::{self, Emit};
+use crate::planted::{self, Fault as Planted};
 use crate::queue::{self, Queue};
 use crate::spec::registers::{
     FECTL, FECTL_INTERRUPT_MASK, FSTS, Global, PMEN, PMEN_ENABLE, PMEN_STATUS, RTADDR,
@@ -164,7 +165,7 @@ impl<P: Platform> Unit<P> {
     }
 
     fn flush_write_buffer(&self) -> Result<(), Timeout> {
-        if self.capabilities.write_buffer_flush() {
+        if self.capabilities.write_buffer_flush() && !planted::is(Planted::VtdWriteBufferKept) {
             self.global.flush_write_buffer()?;
         }
         Ok(())
@@ -279,10 +280,11 @@ impl<P: Platform> Iommu for Unit<P> {
         let source_id = source_id(device)?;
         self.check(table)?;
         let entry = FirstStageEntry {
-            domain_id: tag.0 as u16,
+            domain_id: tag.0 as u16 * u16::from(!planted::is(Planted::VtdEntryWithoutDomain)),
             root: table.root,
             five_levels: table.format == Format::X86_64 { levels: 5 },
-            page_walk_snoop: self.capabilities.page_walk_snoop(),
+            page_walk_snoop: self.capabilities.page_walk_snoop()
+                && !planted::is(Planted::VtdWalkNotSnooped),
         };
         let mut tables = self.memory.tables.lock();
         tables

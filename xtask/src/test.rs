@@ -31,9 +31,10 @@ pub struct Options {
     /// Stop at the first stage that fails.
     #[arg(long)]
     fail_fast: bool,
-    /// Instead of the stages: plant each of this package's faults in turn and tell which test
-    /// notices it. One that no test notices, or a test that fails without any, is a failure.
-    #[arg(long, value_name = "PACKAGE", value_parser = ["core-notifier"], conflicts_with_all = ["only", "list", "fail_fast"])]
+    /// Instead of the stages: plant each of this package's faults in turn, or of every package's
+    /// without a name, and tell which test notices it. One that no test notices, or a test that
+    /// fails without any, is a failure.
+    #[arg(long, value_name = "PACKAGE", num_args = 0..=1, default_missing_value = "all", value_parser = planted::choices(), conflicts_with_all = ["only", "list", "fail_fast"])]
     planted: Option<String>,
 }
 
@@ -60,7 +61,7 @@ struct Outcome {
 /// When logs cannot be written, or faults cannot be planted.
 pub fn run(options: &Options) -> Result<bool> {
     if let Some(package) = &options.planted {
-        return planted::run(package);
+        return planted::run(&planted::packages(package));
     }
     let wanted = |stage: &&Stage| {
         options.only.is_empty() || options.only.iter().any(|name| name == stage.name)

@@ -12,6 +12,7 @@ mod tests;
 pub use costs::Costs;
 
 use crate::Range;
+use crate::planted::{self, Fault};
 
 /// Bytes in the smallest block: 4 KiB, for every IOMMU here.
 pub const PAGE_SHIFT: u32 = 12;
@@ -115,8 +116,12 @@ pub fn blocks(range: Range, costs: &Costs, largest: u32) -> Cover {
     } else {
         let middle = last >> (order - 1) << (order - 1);
         let side = |pages| Side { pages, largest };
-        cheapest(side(middle - first), side(last + 1 - middle), order, costs)
-            .map(|(cost, (low, high))| (cost, middle - low, middle + high))
+        cheapest(side(middle - first), side(last + 1 - middle), order, costs).map(
+            |(cost, (low, high))| {
+                let low = low * u64::from(!planted::is(Fault::CoverLowSideMissing));
+                (cost, middle - low, middle + high)
+            },
+        )
     };
     match chosen {
         Some((cost, next, end))
@@ -186,7 +191,8 @@ impl Side {
             let without_lowest = pages & (pages - 1);
             let second = without_lowest & without_lowest.wrapping_neg();
             let saves = second != 0 && second < 1 << self.largest;
-            saves.then_some(without_lowest + second)
+            let up = second * u64::from(!planted::is(Fault::CoverRoundsDown));
+            saves.then_some(without_lowest + up)
         })
     }
 

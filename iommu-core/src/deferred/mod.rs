@@ -18,8 +18,7 @@
 
 mod error;
 mod pending;
-mod planted;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
 
 pub use error::{Held, Refused};
@@ -30,13 +29,13 @@ use crate::flush::flush;
 use crate::invalidation_set::{Attachment, InvalidationSet, Replaced};
 use crate::iommu::Iommu;
 use crate::operation::Levels;
+use crate::planted::{self, Fault};
 use crate::platform::Clock;
 use alloc::sync::Arc;
 use core::fmt;
 use core::mem;
 use core_notifier::Srcu;
 use pending::{Batch, Entry, Pending};
-use planted::{Fault, Plant};
 use spin::Mutex;
 
 /// How much may be unmapped and not yet invalidated.
@@ -96,7 +95,6 @@ pub struct DeferredDomain<O: Owner, C: Clock> {
     owner: O,
     clock: C,
     pending: Mutex<Pending<O::Item>>,
-    plant: Plant,
 }
 
 impl<O: Owner, C: Clock> DeferredDomain<O, C> {
@@ -110,7 +108,6 @@ impl<O: Owner, C: Clock> DeferredDomain<O, C> {
             owner,
             clock,
             pending: Mutex::new(Pending::new(ranges)),
-            plant: Plant::default(),
         }
     }
 
@@ -225,18 +222,18 @@ impl<O: Owner, C: Clock> DeferredDomain<O, C> {
     }
 
     fn run(&self, batch: &Batch) -> Result<(), QueueError> {
-        if self.plant.is(Fault::ReclaimedBeforeFlush) {
+        if planted::is(Fault::ReclaimedBeforeFlush) {
             self.pending.lock().complete(batch.end);
             self.reclaim(batch.end);
         }
         let result = flush(&self.set, batch.span, batch.levels);
         if let Err(error) = result
-            && !self.plant.is(Fault::FailureReclaimed)
+            && !planted::is(Fault::FailureReclaimed)
         {
             self.owner.flush_failed(error, self.held());
             return result;
         }
-        let end = if self.plant.is(Fault::LaterUnmapsReclaimed) {
+        let end = if planted::is(Fault::LaterUnmapsReclaimed) {
             self.pending.lock().seal().end
         } else {
             batch.end

@@ -2,6 +2,7 @@
 //! hardware and without concurrency.
 
 use crate::error::QueueError;
+use crate::planted::{self, Fault};
 use alloc::boxed::Box;
 use alloc::vec;
 
@@ -86,7 +87,12 @@ impl Lists {
     /// Whether `commands` more slots leave one empty, by which a full ring differs from an empty
     /// one.
     pub(super) fn has_room(&self, commands: usize) -> bool {
-        (self.tail - self.done) as usize + commands < self.records.len()
+        let used = if planted::is(Fault::FullRingOverwritten) {
+            0
+        } else {
+            (self.tail - self.done) as usize
+        };
+        used + commands < self.records.len()
     }
 
     /// Adds a list of `commands` slots, the last of which is a sync if `has_sync`.
@@ -169,6 +175,10 @@ impl Lists {
 
     /// Remembers that the lists that end after `start` and not after `end` failed.
     pub(super) fn fail(&mut self, (start, end): (u64, u64), error: QueueError) {
+        let (start, end) = match self.list(end) {
+            Some(next) if planted::is(Fault::ErrorToldToTheNext) => next,
+            _ => (start, end),
+        };
         let place = &mut self.failures[self.oldest];
         if let Some(overwritten) = place {
             self.forgotten = self.forgotten.max(overwritten.end);

@@ -30,6 +30,7 @@ mod tests;
 use crate::error::{OutOfMemory, QueueError};
 use crate::ids::PhysicalAddress;
 use crate::iommu::{Completed, Ticket};
+use crate::planted::{self, Fault};
 use crate::platform::{Mmio, Observer, Parts, Platform, WalkerCoherency};
 use alloc::sync::Arc;
 use core::fmt;
@@ -194,8 +195,10 @@ impl<const WORDS: usize, R: QueueRegisters<WORDS>, P: Platform> Ring<WORDS, R, P
     /// With [`Config::most_syncs`] in flight, sync and doorbell come later, from whoever waits
     /// first for a list of the group.
     pub fn submit(&self, emit: impl Fn(&mut dyn FnMut(Item<WORDS>))) -> Result<Ticket, QueueError> {
+        let left_out =
+            |item: &Item<WORDS>| *item == Item::Barrier && planted::is(Fault::BarrierLeftOut);
         let mut commands = 0;
-        emit(&mut |_| commands += 1);
+        emit(&mut |item| commands += usize::from(!left_out(&item)));
         let capacity = self.config.slots - 1;
         if commands + 1 > capacity {
             return Err(QueueError::ListTooLong {
@@ -213,6 +216,7 @@ impl<const WORDS: usize, R: QueueRegisters<WORDS>, P: Platform> Ring<WORDS, R, P
             let posted = self.sequencer.post(commands, |put| {
                 emit(&mut |item| match item {
                     Item::Command(command) => put(command),
+                    Item::Barrier if left_out(&item) => {}
                     Item::Barrier => put(bare_sync),
                 });
             })?;
@@ -234,6 +238,9 @@ impl<const WORDS: usize, R: QueueRegisters<WORDS>, P: Platform> Ring<WORDS, R, P
         self.sequencer.slots.parts().observer.wait();
         let mut watch = Watch::new(&self.sequencer, &self.config, "waiting for a sync");
         while !self.sequencer.poll(&ticket)? {
+            while planted::is(Fault::WordLoadedOnce) {
+                watch.turn(None)?;
+            }
             watch.turn(Some(&ticket))?;
         }
         Ok(Completed { _proof: () })

@@ -9,6 +9,7 @@
 use super::lists::Lists;
 use crate::error::QueueError;
 use crate::iommu::Ticket;
+use crate::planted::{self, Fault};
 use crate::primitive::{AtomicBool, AtomicU64, Mutex, Ordering};
 
 /// The queue's memory and registers.
@@ -65,6 +66,7 @@ impl<S: Slots> Sequencer<S> {
         commands: usize,
         emit: impl FnOnce(&mut dyn FnMut(S::Command)),
     ) -> Result<Option<Ticket>, QueueError> {
+        let stale = planted::is(Fault::SlotsNotReserved).then(|| self.with(|lists| lists.tail()));
         self.with(|lists| {
             if let Some(error) = lists.dead() {
                 return Err(error);
@@ -75,13 +77,17 @@ impl<S: Slots> Sequencer<S> {
             if !lists.has_room(commands + 1) {
                 return Ok(None);
             }
-            let mut end = lists.tail();
+            let start = lists.tail();
+            let mut end = stale.unwrap_or(start);
             emit(&mut |command| {
                 self.slots.write(end, command);
                 end += 1;
             });
             if self.is_crowded(lists) {
                 lists.add(commands, false);
+                if planted::is(Fault::SharedSyncTooEarly) {
+                    end = start;
+                }
                 return Ok(Some(Ticket {
                     end,
                     has_sync: false,
@@ -98,11 +104,16 @@ impl<S: Slots> Sequencer<S> {
 
     /// Whether everything that `ticket` stands for is complete, or why it will not be.
     pub(super) fn poll(&self, ticket: &Ticket) -> Result<bool, QueueError> {
-        let complete = if ticket.has_sync && self.slots.has_words() {
+        let complete = if planted::is(Fault::CompletionByHead) {
+            self.with(|lists| self.slots.consumed(lists)) >= ticket.end
+        } else if ticket.has_sync && self.slots.has_words() {
             self.slots.is_written(ticket.end)
         } else {
             self.is_done(ticket.end)
         };
+        if planted::is(Fault::ErrorEndsWaitAsSuccess) {
+            return Ok(complete || self.is_done(ticket.end));
+        }
         if complete && self.any_failure.load(Ordering::Acquire) {
             let failure = self.with(|lists| lists.failure(ticket.end));
             return failure.map_or(Ok(true), Err);
@@ -112,7 +123,12 @@ impl<S: Slots> Sequencer<S> {
 
     /// Whether a sync at or after `end` is complete. Closes the open group if it is time.
     fn is_done(&self, end: u64) -> bool {
-        self.done.load(Ordering::Acquire) >= end
+        let acquire = if planted::is(Fault::DoneNotAcquired) {
+            Ordering::Relaxed
+        } else {
+            Ordering::Acquire
+        };
+        self.done.load(acquire) >= end
             || S::without_interrupts(|| {
                 let Some(mut lists) = self.lists.try_lock() else {
                     return false;
@@ -138,11 +154,15 @@ impl<S: Slots> Sequencer<S> {
             if let Some(restart) = look(lists) {
                 // Before the hardware completes a sync behind the failure.
                 self.any_failure.store(true, Ordering::Release);
-                restart();
+                if !planted::is(Fault::QueueNotRestarted) {
+                    restart();
+                }
             }
             self.reclaim(lists);
             if let Some(Ticket { end, .. }) = ticket {
-                if let Some(error) = lists.failure(*end) {
+                if let Some(error) = lists.failure(*end)
+                    && !planted::is(Fault::ErrorEndsWaitAsSuccess)
+                {
                     return Err(error);
                 }
                 if lists.done() >= *end {

@@ -6,6 +6,7 @@ use super::sequencer::Slots;
 use super::{Command, Completion, CompletionWord, Config, QueueRegisters};
 use crate::error::OutOfMemory;
 use crate::ids::PhysicalAddress;
+use crate::planted::{self, Fault};
 use crate::platform::{DmaBuffer, Observer, Parts, Platform};
 use alloc::sync::Arc;
 
@@ -113,9 +114,11 @@ impl<const WORDS: usize, R: QueueRegisters<WORDS>, P: Platform> Slots for RingSl
 
     fn is_written(&self, end: u64) -> bool {
         let sync = end - 1;
-        self.words
-            .as_ref()
-            .is_some_and(|words| is_lap_done(words.load32(self.slot(sync)), lap(sync, self.count)))
+        self.words.as_ref().is_some_and(|words| {
+            let word = words.load32(self.slot(sync));
+            is_lap_done(word, lap(sync, self.count))
+                || word != 0 && planted::is(Fault::StaleWordTaken)
+        })
     }
 
     /// A head beyond the tail is a lie and counts as no progress.

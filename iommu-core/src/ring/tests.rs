@@ -459,3 +459,42 @@ fn producers_on_several_threads_lose_nothing() {
         assert_eq!(next, [200; 4]);
     });
 }
+
+#[test]
+fn a_head_that_moves_completes_nothing_where_there_are_words() {
+    let bench = Bench::new(Completion::Memory, WalkerCoherency::Coherent);
+    let ticket = bench.submit(1..3).unwrap();
+    let tail = bench.queue.tail.load(Ordering::Relaxed);
+    bench.queue.head.store(tail, Ordering::Relaxed);
+    let error = bench.ring.wait(ticket).unwrap_err();
+    assert!(matches!(error, QueueError::Timeout(_)), "{error:?}");
+}
+
+#[test]
+fn a_word_of_an_earlier_lap_completes_nothing() {
+    let bench = Bench::new(Completion::Memory, WalkerCoherency::Coherent);
+    for _ in 0..4 {
+        let ticket = bench.submit(1..2).unwrap();
+        bench.execute();
+        bench.ring.wait(ticket).unwrap();
+    }
+    let ticket = bench.submit(1..2).unwrap();
+    let error = bench.ring.wait(ticket).unwrap_err();
+    assert!(matches!(error, QueueError::Timeout(_)), "{error:?}");
+}
+
+#[test]
+fn an_error_is_told_to_its_own_list_and_no_other() {
+    for (error, told) in [
+        (ILLEGAL, QueueError::IllegalCommand { slot: 0 }),
+        (TIMEOUT, TIMED_OUT),
+    ] {
+        for bench in both() {
+            let (bad, good) = (bench.submit(1..2).unwrap(), bench.submit(2..3).unwrap());
+            bench.stop(error);
+            assert_eq!(bench.ring.wait(bad).unwrap_err(), told);
+            bench.execute();
+            bench.ring.wait(good).unwrap();
+        }
+    }
+}

@@ -6,6 +6,7 @@ use super::slots::RingSlots;
 use super::{Config, Loss, QueueRegisters, Stop};
 use crate::error::{QueueError, Timeout};
 use crate::iommu::Ticket;
+use crate::planted::{self, Fault};
 use crate::platform::{Clock, Deadline, Platform};
 
 pub(super) struct Watch<'a, const WORDS: usize, R: QueueRegisters<WORDS>, P: Platform> {
@@ -90,7 +91,9 @@ impl<'a, const WORDS: usize, R: QueueRegisters<WORDS>, P: Platform> Watch<'a, WO
                     return false;
                 }
                 lists.fail(list, error);
-                slots.replace_by_bare_sync(position);
+                if !planted::is(Fault::IllegalCommandKept) {
+                    slots.replace_by_bare_sync(position);
+                }
             }
             Loss::Sync { slot } => {
                 let Some(position) = lists.position(slot) else {

@@ -9,8 +9,10 @@ use crate::invalidation_set::{Attachment, InvalidationSet, Replaced, is_same};
 use crate::iommu::Iommu;
 use crate::operation::Levels;
 use crate::page_table::PageTable;
+use crate::planted::{self, Fault};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::mem;
 use core_notifier::{Notifier, NotifierKind, Srcu};
 use spin::Mutex;
 
@@ -110,21 +112,27 @@ impl Domain {
             Ok(attachment) => attachment,
             Err(error) => return (Err(error), [None, None]),
         };
-        let added = self.set.add(iommu, attachment);
-        match iommu.attach(device, pasid, attachment.tag, &self.table) {
+        let add = || Some(self.set.add(iommu, attachment));
+        let late = planted::is(Fault::SetChangedAfterAttach);
+        let mut added = if late { None } else { add() };
+        let attached = iommu.attach(device, pasid, attachment.tag, &self.table);
+        if late {
+            added = add();
+        }
+        match attached {
             Ok(()) => {
                 state.bindings.push(Binding {
                     iommu: iommu.clone(),
                     attachment,
                 });
-                (Ok(()), [Some(added), None])
+                (Ok(()), [added, None])
             }
             Err(error) => {
                 let removed = self.set.remove(iommu, attachment);
                 if state.tag(iommu) != Some(attachment.tag) {
                     iommu.free_tag(attachment.tag);
                 }
-                (Err(error.into()), [Some(added), Some(removed)])
+                (Err(error.into()), [added, Some(removed)])
             }
         }
     }
@@ -175,14 +183,26 @@ impl Domain {
             .iter()
             .position(|binding| binding.is(iommu, device, pasid))
             .ok_or(UnbindError::NotBound { device, pasid })?;
-        iommu.detach(device, pasid).map_err(UnbindError::Detach)?;
+        if planted::is(Fault::SetChangedBeforeDetach) {
+            drop(self.set.remove(iommu, state.bindings[at].attachment));
+        }
+        if !(pasid.is_untagged() && planted::is(Fault::UnbindForgetsUntagged)) {
+            let detached = iommu.detach(device, pasid);
+            if !planted::is(Fault::UnconfirmedBindingForgotten) {
+                detached.map_err(UnbindError::Detach)?;
+            }
+        }
         let Binding { attachment, .. } = state.bindings.swap_remove(at);
         let removed = self.set.remove(iommu, attachment);
-        let last = state.tag(iommu) != Some(attachment.tag);
+        let last = state.tag(iommu) != Some(attachment.tag) || planted::is(Fault::TagFreedInUse);
         drop(state);
         // Waits for the flushes under way: after that nothing is sent to the device any more, and
         // nothing is invalidated under a tag that somebody else may get.
-        drop(removed);
+        if planted::is(Fault::ReplacedNotAwaited) {
+            mem::forget(removed);
+        } else {
+            drop(removed);
+        }
         if last {
             iommu.free_tag(attachment.tag);
         }
@@ -216,7 +236,9 @@ impl Domain {
 
     /// Tells of a failure of the hardware; other errors leave nothing stale behind.
     fn report(&self, range: Range, error: AttachError) {
-        if let AttachError::Queue(error) = error {
+        if let AttachError::Queue(error) = error
+            && !planted::is(Fault::FailureNotReported)
+        {
             self.failures.invalidation_failed(Failure {
                 pasid: self.pasid,
                 range,
@@ -247,6 +269,11 @@ impl Notifier for Domain {
         let mut state = self.state.lock();
         state.released = true;
         for Binding { iommu, attachment } in &state.bindings {
+            let forgotten = planted::is(Fault::ReleaseNotBlocking)
+                || planted::is(Fault::ReleaseForgetsUntagged) && attachment.pasid.is_untagged();
+            if forgotten {
+                continue;
+            }
             if let Err(error) = iommu.block(attachment.device, attachment.pasid) {
                 self.report(Range::ALL, error);
             }

@@ -19,6 +19,7 @@ use crate::ids::{DeviceId, Pasid};
 use crate::iommu::Iommu;
 use crate::page_table::PageTable;
 use crate::pasid::PasidAllocator;
+use crate::planted::{self, Fault};
 use alloc::sync::Arc;
 use core_notifier::{AddressSpace, AddressSpaceLock, Notifier};
 use domain::Domain;
@@ -152,7 +153,7 @@ impl Drop for SvaSpace {
         // The subscription exists since `join`, and only this ends it.
         let _ = self.notifiers.unregister(&self.notifier);
         // A PASID that hardware may still know is never given to another address space.
-        if clean {
+        if clean || planted::is(Fault::UnconfirmedPasidReused) {
             self.sva.pasids.free(self.domain.pasid());
         }
     }

@@ -47,6 +47,8 @@ struct FakeIommu {
     linger: Mutex<Option<Arc<AtomicBool>>>,
     lingers: AtomicBool,
     outlived: AtomicBool,
+    /// What happens elsewhere while a device is attached or detached.
+    meanwhile: Mutex<Option<Arc<dyn Fn() + Send + Sync>>>,
     log: Log,
 }
 type Log = Arc<Mutex<Vec<(usize, Call)>>>;
@@ -55,6 +57,13 @@ impl FakeIommu {
     fn log(&self, call: Call) -> Result<(), QueueError> {
         self.log.lock().push((self.number, call));
         self.failure.lock().map_or(Ok(()), Err)
+    }
+
+    fn meanwhile(&self) {
+        let happens = self.meanwhile.lock().clone();
+        if let Some(happens) = happens {
+            happens();
+        }
     }
 }
 
@@ -99,12 +108,15 @@ impl Iommu for FakeIommu {
         }
         self.log(Attach(device, pasid, tag))?;
         attached.push((device, pasid));
+        drop(attached);
+        self.meanwhile();
         Ok(())
     }
     fn block(&self, device: DeviceId, pasid: Pasid) -> Result<(), AttachError> {
         Ok(self.log(Block(device, pasid))?)
     }
     fn detach(&self, device: DeviceId, pasid: Pasid) -> Result<(), AttachError> {
+        self.meanwhile();
         self.log(Detach(device, pasid))?;
         self.attached
             .lock()
@@ -193,6 +205,7 @@ impl System {
             waits_fail: Mutex::default(),
             linger: Mutex::default(),
             lingers: AtomicBool::new(false),
+            meanwhile: Mutex::default(),
             outlived: AtomicBool::new(false),
             log: self.log.clone(),
         })
@@ -613,4 +626,95 @@ fn unbind_waits_for_the_notifications_under_way() {
         !fake.outlived.load(SeqCst),
         "unbind returned while a flush was sending"
     );
+}
+
+#[test]
+fn everything_is_not_nothing() {
+    let system = System::new();
+    let iommu = dynamic(&system.iommu(0, true, false));
+    let (notifiers, space) = system.join();
+    space.bind(&iommu, NIC, Requests::Tagged).unwrap();
+    system.take();
+    notifiers.invalidate_range(Range::ALL);
+    let submit = Submit([iotlb(7, 0)].into(), Range::ALL, Levels::All);
+    assert_eq!(system.take(), [(0, submit), (0, Wait)]);
+    notifiers.invalidate_range(Range::new(0x1000, 0x1000).unwrap());
+    assert_eq!(system.take(), []);
+}
+
+#[test]
+fn notifications_reach_a_device_until_it_is_detached() {
+    let system = System::new();
+    let fake = system.iommu(0, true, false);
+    let iommu = dynamic(&fake);
+    let (notifiers, space) = system.join();
+    *fake.meanwhile.lock() = Some(Arc::new(move || notifiers.invalidate_range(range())));
+    let pasid = space.pasid();
+    let targets = [iotlb(7, 0), device_tlb(GPU, 1)];
+    let submit = Submit(targets.into(), range(), Levels::All);
+    space.bind(&iommu, GPU, Requests::Tagged).unwrap();
+    let attach = Attach(GPU, pasid, Tag(7));
+    let expected = [(0, attach), (0, submit.clone()), (0, Wait)];
+    assert_eq!(system.take(), expected, "the device may walk already");
+    space.unbind(&iommu, GPU, Requests::Tagged).unwrap();
+    let expected = [(0, submit), (0, Wait), (0, Detach(GPU, pasid))];
+    assert_eq!(system.take(), expected, "the device may walk still");
+}
+
+#[test]
+fn a_shared_target_stays_until_its_last_user_leaves() {
+    let system = System::new();
+    let iommu = dynamic(&system.iommu(0, true, false));
+    let (notifiers, space) = system.join();
+    space.bind(&iommu, NIC, Requests::Tagged).unwrap();
+    space.bind(&iommu, GPU, Requests::Tagged).unwrap();
+    space.unbind(&iommu, GPU, Requests::Tagged).unwrap();
+    system.take();
+    notifiers.invalidate_range(range());
+    let submit = Submit([iotlb(7, 0)].into(), range(), Levels::All);
+    assert_eq!(system.take(), [(0, submit), (0, Wait)]);
+}
+
+#[test]
+fn unbinding_detaches_untagged_requests() {
+    let system = System::new();
+    let fake = system.iommu(0, true, false);
+    let iommu = dynamic(&fake);
+    let (_, space) = system.join();
+    space.bind(&iommu, NIC, Requests::Untagged).unwrap();
+    space.unbind(&iommu, NIC, Requests::Untagged).unwrap();
+    assert_eq!(*fake.attached.lock(), []);
+}
+
+#[test]
+fn a_tag_is_freed_with_the_last_binding() {
+    let system = System::new();
+    let fake = system.iommu(0, true, false);
+    let iommu = dynamic(&fake);
+    let (_, space) = system.join();
+    space.bind(&iommu, NIC, Requests::Tagged).unwrap();
+    space.bind(&iommu, GPU, Requests::Tagged).unwrap();
+    space.unbind(&iommu, NIC, Requests::Tagged).unwrap();
+    assert_eq!(fake.tags.allocate(), Ok(Tag(8)), "7 is still in use");
+    space.unbind(&iommu, GPU, Requests::Tagged).unwrap();
+    assert_eq!(fake.tags.allocate(), Ok(Tag(7)));
+}
+
+#[test]
+fn a_binding_that_was_not_detached_stays() {
+    let system = System::new();
+    let fake = system.iommu(0, true, false);
+    let iommu = dynamic(&fake);
+    let (notifiers, space) = system.join();
+    space.bind(&iommu, NIC, Requests::Tagged).unwrap();
+    *fake.failure.lock() = Some(QueueError::MemoryFault);
+    let refused = space.unbind(&iommu, NIC, Requests::Tagged);
+    let error = AttachError::Queue(QueueError::MemoryFault);
+    assert_eq!(refused, Err(UnbindError::Detach(error)));
+    *fake.failure.lock() = None;
+    system.take();
+    notifiers.invalidate_range(range());
+    assert_eq!(system.take().len(), 2, "its caches are still invalidated");
+    assert_eq!(fake.tags.allocate(), Ok(Tag(8)), "its tag is still in use");
+    space.unbind(&iommu, NIC, Requests::Tagged).unwrap();
 }

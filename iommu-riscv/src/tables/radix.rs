@@ -1,5 +1,6 @@
 //! What the two directories share: a radix tree whose pages are allocated on demand.
 
+use crate::planted::{self, Fault};
 use crate::spec::PAGE_SIZE;
 use crate::spec::tables::non_leaf;
 use alloc::collections::BTreeMap;
@@ -81,6 +82,15 @@ impl<P: Platform> Radix<P> {
             .iter()
             .map(|_| self.allocate())
             .collect::<Result<Vec<_>, _>>()?;
+        let link_first = planted::is(Fault::RiscvBranchLinkedFirst);
+        if link_first
+            && let Some(parent) = self.pages.get(&self.place(topmost + 1, id))
+            && let Some(page) = pages.last()
+        {
+            let index = (id >> self.shift(topmost + 1)) as usize & ((1 << NON_LEAF_BITS) - 1);
+            parent.store(index, non_leaf(page.physical()));
+            parent.publish(index, 1);
+        }
         for (level, page) in missing.into_iter().zip(pages) {
             if level > 0 {
                 self.link(&page, level, id);
@@ -131,6 +141,9 @@ impl<P: Platform> Radix<P> {
 impl<P: Platform> Slot<'_, P> {
     /// Stores a context: everything but the first word, then the first word, which makes it valid.
     pub(super) fn set(&self, words: &[u64]) {
+        if planted::is(Fault::RiscvValidFirst) {
+            self.set_first(words[0]);
+        }
         self.set_rest(&words[1..]);
         self.set_first(words[0]);
     }

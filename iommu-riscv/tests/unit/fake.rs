@@ -61,6 +61,8 @@ pub struct State {
     pub stuck: Option<usize>,
     /// This register never turns on.
     pub dead: Option<usize>,
+    /// Commands wait until somebody looks at the queue's status.
+    pub late: bool,
     /// Commands are fetched and nothing becomes of them.
     pub silent: bool,
     /// Sets this bit of cqcsr at the first command with this opcode and function.
@@ -175,7 +177,11 @@ impl Fake {
 
     fn run_commands(&self, state: &mut State) {
         let size = 1u32 << ((state.cqb & 0x1f) + 1);
-        while state.cqcsr & ON != 0 && state.cqcsr & 0x700 == 0 && state.cqh != state.cqt {
+        while !state.late
+            && state.cqcsr & ON != 0
+            && state.cqcsr & 0x700 == 0
+            && state.cqh != state.cqt
+        {
             let address = ((state.cqb & PPN) << 2) + u64::from(state.cqh) * 16;
             let command = [self.word(address), self.word(address + 8)];
             if let Err(bit) = self.run_command(state, command) {
@@ -328,6 +334,9 @@ impl State {
 impl FakeRegisters for Fake {
     fn read(&self, offset: usize, width: usize) -> u64 {
         let mut state = self.state();
+        if offset == 72 && core::mem::take(&mut state.late) {
+            self.run_commands(&mut state);
+        }
         let (value, expected_width) = match offset {
             0 => (state.capabilities, 8),
             8 => (state.fctl.into(), 4),
@@ -504,6 +513,7 @@ impl Bench {
             pending: BTreeMap::new(),
             stuck: None,
             dead: None,
+            late: false,
             silent: false,
             fail: None,
             writes: Vec::new(),

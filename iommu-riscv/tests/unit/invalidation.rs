@@ -4,12 +4,11 @@ use crate::fake::{Bench, CAPABILITIES, NL, S};
 use crate::{PROBE_COMMANDS, Script};
 use iommu_core::Range;
 use iommu_core::cover::Costs;
-use iommu_core::error::QueueError;
 use iommu_core::ids::{DeviceId, Pasid, Tag};
 use iommu_core::iommu::Iommu;
 use iommu_core::operation::{Invalidation, Levels, Target};
 
-const IOTLB: Target = Target::Iotlb {
+pub const IOTLB: Target = Target::Iotlb {
     tag: Tag(0x2a),
     pasid: Pasid::UNTAGGED,
 };
@@ -18,14 +17,14 @@ const ONE_PAGE: u64 = 1 << 32 | 0x2a << 12 | 1 << 10 | 1;
 const EVERYTHING: (u64, u64) = (1, 0);
 const NON_LEAF: u64 = 1 << 34;
 
-fn device_tlb(device: u32, pasid: u32) -> Target {
+pub fn device_tlb(device: u32, pasid: u32) -> Target {
     Target::DeviceTlb {
         device: DeviceId(device),
         pasid: Pasid::new(pasid).unwrap(),
     }
 }
 
-fn range(start: u64, end: u64) -> Range {
+pub fn range(start: u64, end: u64) -> Range {
     Range::new(start, end).unwrap()
 }
 
@@ -304,61 +303,4 @@ fn the_queue_wraps_around() {
     }
     assert_eq!(bench.recorder.take(), script.events);
     assert_eq!(bench.fake.state().cqh, (4 + 600) % 256);
-}
-
-#[test]
-fn each_error_of_the_queue_has_its_name_and_its_reach() {
-    let fence = 0x002;
-    let cases = [
-        (0x001, 1 << 10, QueueError::IllegalCommand { slot: 4 }, true),
-        (0x001, 1 << 8, QueueError::MemoryFault, false),
-        (fence, 1 << 8, QueueError::MemoryFault, false),
-        (
-            fence,
-            1 << 9,
-            QueueError::DeviceTimeout { device: None },
-            true,
-        ),
-    ];
-    for (command, bit, error, goes_on) in cases {
-        let bench = Bench::new(CAPABILITIES);
-        let unit = bench.unit();
-        bench.fake.state().fail = Some((command, bit));
-        let invalidation = Invalidation {
-            targets: &[IOTLB],
-            range: range(0x1000, 0x2000),
-            levels: Levels::LeafOnly,
-        };
-        let bad = unit.submit(&invalidation).unwrap();
-        bench.fake.state().fail = None;
-        let other = unit.submit(&invalidation).unwrap();
-        assert_eq!(unit.wait(bad).map(drop), Err(error));
-        let expected = if goes_on { Ok(()) } else { Err(error) };
-        assert_eq!(unit.wait(other).map(drop), expected);
-        let later = unit.submit(&invalidation);
-        let later = later.and_then(|ticket| unit.wait(ticket)).map(drop);
-        assert_eq!(later, expected);
-    }
-}
-
-#[test]
-fn a_queue_that_was_turned_off_or_never_answers_is_an_error() {
-    let invalidation = Invalidation {
-        targets: &[IOTLB],
-        range: Range::ALL,
-        levels: Levels::All,
-    };
-    let error = |spoil: fn(&mut crate::fake::State)| {
-        let bench = Bench::new(CAPABILITIES);
-        let unit = bench.unit();
-        bench.fake.state().silent = true;
-        let ticket = unit.submit(&invalidation).unwrap();
-        spoil(&mut bench.fake.state());
-        unit.wait(ticket).map(drop).unwrap_err()
-    };
-    assert!(matches!(error(|_| ()), QueueError::Timeout(_)));
-    let off = error(|state| state.cqcsr = 0);
-    assert_eq!(off, QueueError::Unknown { code: 0 });
-    let gone = error(|state| state.cqcsr = u32::MAX.into());
-    assert_eq!(gone, QueueError::Unknown { code: u32::MAX });
 }

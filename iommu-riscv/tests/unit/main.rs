@@ -3,6 +3,7 @@
 extern crate alloc;
 
 mod devices;
+mod errors;
 mod fake;
 mod faults;
 mod invalidation;

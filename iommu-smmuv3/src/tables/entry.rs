@@ -1,5 +1,6 @@
 //! One stream table entry or context descriptor: eight words, of which the first decides.
 
+use crate::planted::{self, Fault};
 use crate::spec::tables::ENTRY_WORDS;
 use iommu_core::platform::{DmaBuffer, Platform};
 
@@ -22,12 +23,18 @@ impl<'a, P: Platform> Entry<'a, P> {
     /// Fills an invalid entry: words 1 to 7 first, visible to the SMMU, then the word with the
     /// valid bit.
     pub fn set_up(&self, words: &[u64; ENTRY_WORDS]) {
+        if planted::is(Fault::SmmuValidFirst) {
+            self.replace_first(words[0]);
+        }
         self.store_rest(|word| words[word]);
         self.replace_first(words[0]);
     }
 
     /// Stores the first word alone; with 0 the entry is invalid.
     pub fn replace_first(&self, word: u64) {
+        if word == 0 && planted::is(Fault::SmmuRestClearedFirst) {
+            self.store_rest(|_| 0);
+        }
         self.buffer.store(self.first, word);
         self.buffer.publish(self.first, 1);
     }

@@ -47,6 +47,10 @@ pub enum Trouble {
     Cr0Stuck(u32),
     /// No command is consumed.
     QueueHangs,
+    /// Commands wait until somebody looks at the errors.
+    Late,
+    /// No CMD_SYNC sends its message.
+    Silent,
     /// The next command with this opcode stops the queue with this CMDQ_CONS.ERR.
     CommandFails(u8, u32),
 }
@@ -207,7 +211,15 @@ impl FakeRegisters for Smmu {
             0x44 => state.gbpa,
             0x54 if *self.trouble.lock().unwrap() == Trouble::InterruptsNeverStop => 1,
             0x54 => state.irq_ctrl,
-            0x60 => state.gerror,
+            0x60 => {
+                let mut trouble = self.trouble.lock().unwrap();
+                if *trouble == Trouble::Late {
+                    *trouble = Trouble::None;
+                    drop(trouble);
+                    self.consume(&mut state);
+                }
+                state.gerror
+            }
             0x64 => state.gerrorn,
             0x9c => state.cmdq_cons,
             0x1_00a8 => state.eventq_prod,
@@ -341,7 +353,8 @@ impl Smmu {
             "the queue is not aligned to its size"
         );
         while state.cmdq_cons & 0xf_ffff != state.cmdq_prod {
-            if trouble == Trouble::QueueHangs || (state.gerror ^ state.gerrorn) & 1 != 0 {
+            let waits = matches!(trouble, Trouble::QueueHangs | Trouble::Late);
+            if waits || (state.gerror ^ state.gerrorn) & 1 != 0 {
                 return;
             }
             let slot = u64::from(state.cmdq_cons) & ((1 << log2) - 1);
@@ -403,8 +416,10 @@ impl Smmu {
                 0 => (0, 0, true),
                 1 => {
                     assert!(has(13), "a message without MSI");
-                    self.memory
-                        .store32(PhysicalAddress(high), (low >> 32) as u32);
+                    if *self.trouble.lock().unwrap() != Trouble::Silent {
+                        self.memory
+                            .store32(PhysicalAddress(high), (low >> 32) as u32);
+                    }
                     (
                         0xffff_ffff_0fc0_3000,
                         0x00ff_ffff_ffff_fffc,

@@ -6,6 +6,7 @@
 
 mod pasid;
 
+use crate::planted::{self, Fault};
 use crate::spec::tables::{CONTEXT_WORDS, ContextEntry, PRESENT, ROOT_WORDS, root_half};
 use alloc::collections::BTreeMap;
 use alloc::collections::btree_map::Entry;
@@ -140,6 +141,9 @@ fn store_present<const WORDS: usize, P: Platform>(
     first: usize,
     words: [u64; WORDS],
 ) {
+    if planted::is(Fault::VtdPresentFirst) {
+        store_word(table, first, words[0]);
+    }
     for (index, word) in words.into_iter().enumerate().skip(1) {
         table.store(first + index, word);
     }

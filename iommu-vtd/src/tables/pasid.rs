@@ -1,6 +1,7 @@
 //! The PASID directory of one device, and the PASID tables below it (9.5, 9.6).
 
 use super::{TABLE_BYTES, store_present, store_word, store_zero};
+use crate::planted::{self, Fault};
 use crate::spec::tables::{
     FAULT_PROCESSING_DISABLE, FirstStageEntry, PASID_TABLE_BITS, PASID_TABLE_ENTRIES, PASID_WORDS,
     PRESENT, directory_entry, directory_size,
@@ -88,7 +89,9 @@ impl<P: Platform> PasidTables<P> {
             return Err(AttachError::PasidInUse(device, pasid));
         }
         let (index, first) = locate(pasid);
-        store_present(self.table(index)?, first, entry.words());
+        let mut words = entry.words();
+        words[2] |= u64::from(planted::is(Fault::VtdSupervisorAllowed));
+        store_present(self.table(index)?, first, words);
         let blocked = false;
         self.attached.insert(pasid, Attached { tag, blocked });
         Ok(())
@@ -98,7 +101,14 @@ impl<P: Platform> PasidTables<P> {
     /// requests that are under way.
     pub(crate) fn revoke(&mut self, pasid: Pasid) {
         let (index, first) = locate(pasid);
-        if let Some(table) = self.tables.get(&index) {
+        if let Some(table) = self.tables.get(&index)
+            && !planted::is(Fault::VtdBlockLeavesPresent)
+        {
+            if planted::is(Fault::VtdRestClearedFirst) {
+                for index in first + 1..first + PASID_WORDS {
+                    store_word(table, index, 0);
+                }
+            }
             let word = table.load(first) & !PRESENT | FAULT_PROCESSING_DISABLE;
             store_word(table, first, word);
         }

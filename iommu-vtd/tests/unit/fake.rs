@@ -35,6 +35,8 @@ pub struct State {
     pub stuck: u32,
     /// The queue takes commands and completes no wait.
     pub silent: bool,
+    /// Commands wait until somebody looks at the fault status.
+    pub late: bool,
     /// The queue stops at the next descriptor.
     pub reject_next: bool,
     /// The next device TLB that is to be invalidated does not answer: the waits behind it that were
@@ -153,6 +155,9 @@ impl State {
             "IQT {:#x}",
             self.iqt
         );
+        if self.late {
+            return;
+        }
         let mut lost = false;
         while self.gsts & QIE != 0 && self.fsts & (IQE | ITE) == 0 && self.iqh != self.iqt {
             let word = |index: u64| memory.load(PhysicalAddress(base + self.iqh + 8 * index));
@@ -201,7 +206,12 @@ impl FakeRegisters for Vtd {
             (0x08, 8) => state.cap,
             (0x10, 8) => state.ecap,
             (0x1c, 4) => state.gsts.into(),
-            (0x34, 4) => state.fsts.into(),
+            (0x34, 4) => {
+                if core::mem::take(&mut state.late) {
+                    state.run_queue(&self.memory);
+                }
+                state.fsts.into()
+            }
             (0x64, 4) => state.pmen.into(),
             (0x80, 8) => state.iqh,
             (0x88, 8) => state.iqt,
@@ -221,8 +231,8 @@ impl FakeRegisters for Vtd {
             (0x20, 8) => state.rtaddr = value,
             (0x34, 4) => {
                 state.fsts &= !(value as u32);
-                // A time-out stops the queue only until it is acknowledged.
-                if value as u32 & ITE != 0 && state.gsts & QIE != 0 {
+                // An error stops the queue only until it is acknowledged.
+                if value as u32 & (ITE | IQE) != 0 && state.gsts & QIE != 0 {
                     state.run_queue(&self.memory);
                 }
             }

@@ -6,6 +6,7 @@ extern crate alloc;
 mod attach;
 mod bring_up;
 mod devices;
+mod errors;
 mod fake;
 mod faults;
 mod order;

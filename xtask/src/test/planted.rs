@@ -1,6 +1,6 @@
 //! `cargo xtask test --planted`: each planted fault, and the tests that notice it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::Log;
-use super::stages::{LOOM_PREEMPTIONS, cargo};
+use super::stages::{LIBRARIES, LOOM_PREEMPTIONS, cargo};
 use crate::process::{self, End, Event, Limits};
 use crate::workspace;
 
@@ -23,11 +23,26 @@ const SOUND_LIMIT: Duration = Duration::from_secs(300);
 /// Runs at the same time.
 const WORKERS: usize = 2;
 
-/// A fault, as `tests/planted.rs` of the package tells it.
+/// What names every package that has faults.
+const ALL: &str = "all";
+
+/// What can be chosen: a package, or all.
+pub fn choices() -> Vec<&'static str> {
+    LIBRARIES.into_iter().chain([ALL]).collect()
+}
+
+/// The packages that a choice stands for.
+pub fn packages(choice: &str) -> Vec<&'static str> {
+    let is_chosen = |package: &&str| choice == ALL || choice == *package;
+    LIBRARIES.into_iter().filter(is_chosen).collect()
+}
+
+/// A fault, as `tests/planted.rs` of its package tells it.
 struct Fault {
     name: String,
     build: Build,
-    file: String,
+    /// The test programs that are to notice it, as `package/file`.
+    programs: Vec<String>,
     /// Parts of names of tests.
     tests: Vec<String>,
     about: String,
@@ -50,24 +65,64 @@ struct Run {
     took: Duration,
 }
 
-/// Test programs by how and from which file they were built.
+/// Test programs by how they were built and from which package and file, as `package/file`; the
+/// file is `lib` for the tests in `src/`.
 type Programs = BTreeMap<(Build, String), PathBuf>;
 
-/// Plants each fault of `package` in turn and tells which tests noticed; true if each was noticed.
+/// Plants each fault of `packages` in turn and tells which tests noticed; true if each was noticed by
+/// every test program that is to notice it.
 ///
 /// # Errors
 /// When something cannot be built, or a test fails without any fault.
-pub fn run(package: &str) -> Result<bool> {
+pub fn run(packages: &[&str]) -> Result<bool> {
     let mut log = Log::create("planted")?;
     let mut programs = Programs::new();
-    for build in [Build::Real, Build::Loom] {
-        build_tests(package, build, &mut programs, &mut log)?;
+    let mut faults = Vec::new();
+    for package in packages {
+        build_tests(package, Build::Real, &mut programs, &mut log)?;
+        faults.extend(list(package, &programs, &mut log)?);
     }
-    let faults = list(&programs, &mut log)?;
+    check_names(&faults)?;
+    for (build, package) in needed_packages(&faults) {
+        let is_built =
+            |(as_built, file): &(Build, String)| *as_built == build && package_of(file) == package;
+        if !programs.keys().any(is_built) {
+            build_tests(&package, build, &mut programs, &mut log)?;
+        }
+    }
     check_without_fault(&faults, &programs, &mut log)?;
-    let runs = plant_all(&faults, &programs, &mut log)?;
+    let plan: Vec<(&Fault, &String)> = faults
+        .iter()
+        .flat_map(|fault| fault.programs.iter().map(move |program| (fault, program)))
+        .collect();
+    let runs = plant_all(&plan, &programs, &mut log)?;
     drop(log);
-    Ok(summarize(&faults, &runs))
+    Ok(summarize(&plan, &runs))
+}
+
+/// Names are unique over all packages, so that one process can plant any fault by its name.
+fn check_names(faults: &[Fault]) -> Result<()> {
+    let mut names = BTreeSet::new();
+    for fault in faults {
+        ensure!(names.insert(&fault.name), "{} is there twice", fault.name);
+    }
+    Ok(())
+}
+
+/// The packages whose tests the faults name, and how they are built.
+fn needed_packages(faults: &[Fault]) -> BTreeSet<(Build, String)> {
+    let needed = faults.iter().flat_map(|fault| {
+        let package = |program: &String| (fault.build, package_of(program).to_owned());
+        fault.programs.iter().map(package)
+    });
+    needed.collect()
+}
+
+/// The package of a test program.
+fn package_of(program: &str) -> &str {
+    program
+        .split_once('/')
+        .map_or(program, |(package, _)| package)
 }
 
 fn build_tests(package: &str, build: Build, programs: &mut Programs, log: &mut Log) -> Result<()> {
@@ -80,7 +135,7 @@ fn build_tests(package: &str, build: Build, programs: &mut Programs, log: &mut L
         command.arg("--release");
     }
     command
-        .args(["--test", "*"])
+        .args(["--lib", "--test", "*"])
         .env("RUSTFLAGS", flags)
         .env("CARGO_TARGET_DIR", workspace::planted_target(folder));
     log.line(&format!("$ {}", process::render(&command)))?;
@@ -98,38 +153,45 @@ fn build_tests(package: &str, build: Build, programs: &mut Programs, log: &mut L
         log.shown()
     );
     for line in lines {
-        // As in `  Executable tests/loom.rs (target/planted-loom/release/deps/loom-0123456789abcdef)`.
-        if let Some((file, path)) = line
-            .trim()
-            .strip_prefix("Executable tests/")
-            .and_then(|rest| rest.strip_suffix(')'))
-            .and_then(|rest| rest.split_once(".rs ("))
-        {
-            let file = file.trim_end_matches("/main").to_owned();
-            programs.insert((build, file), workspace::root().join(path));
+        if let Some((file, path)) = test_program(&line) {
+            let program = format!("{package}/{file}");
+            programs.insert((build, program), workspace::root().join(path));
         }
     }
     Ok(())
 }
 
-fn list(programs: &Programs, log: &mut Log) -> Result<Vec<Fault>> {
+/// The file in `tests/` or `lib`, and the path of what was built from it, of a line like `  Executable
+/// tests/loom.rs (target/planted-loom/release/deps/loom-0123456789abcdef)` or `  Executable unittests
+/// src/lib.rs (...)`.
+fn test_program(line: &str) -> Option<(&str, &str)> {
+    let built = line.trim().strip_prefix("Executable ")?.strip_suffix(')')?;
+    let (source, path) = built.split_once(".rs (")?;
+    let file = match source.strip_prefix("tests/") {
+        Some(file) => file.trim_end_matches("/main"),
+        None => source.strip_prefix("unittests src/")?,
+    };
+    Some((file, path))
+}
+
+fn list(package: &str, programs: &Programs, log: &mut Log) -> Result<Vec<Fault>> {
     let program = programs
-        .get(&(Build::Real, "planted".to_owned()))
-        .context("the package has no tests/planted.rs that lists its faults")?;
+        .get(&(Build::Real, format!("{package}/planted")))
+        .with_context(|| format!("{package} has no tests/planted.rs that lists its faults"))?;
     let mut command = Command::new(program);
     command.arg("--nocapture");
     let faults: Vec<Fault> = process::output(command)?
         .lines()
-        .filter_map(|line| Fault::parse(line.strip_prefix("planted\t")?))
+        .filter_map(|line| Fault::parse(package, line.strip_prefix("planted\t")?))
         .collect();
-    log.line(&format!("{} faults", faults.len()))?;
+    log.line(&format!("{package}: {} faults", faults.len()))?;
     ensure!(!faults.is_empty(), "there is nothing to plant");
     Ok(faults)
 }
 
 impl Fault {
-    fn parse(line: &str) -> Option<Self> {
-        let [name, build, file, tests, about] = line.split('\t').collect::<Vec<_>>()[..] else {
+    fn parse(package: &str, line: &str) -> Option<Self> {
+        let [name, build, programs, tests, about] = line.split('\t').collect::<Vec<_>>()[..] else {
             return None;
         };
         Some(Self {
@@ -138,7 +200,13 @@ impl Fault {
                 "loom" => Build::Loom,
                 _ => Build::Real,
             },
-            file: file.to_owned(),
+            programs: programs
+                .split_whitespace()
+                .map(|program| match program.contains('/') {
+                    true => program.to_owned(),
+                    false => format!("{package}/{program}"),
+                })
+                .collect(),
             tests: tests.split_whitespace().map(str::to_owned).collect(),
             about: about.to_owned(),
         })
@@ -149,23 +217,23 @@ impl Fault {
 fn check_without_fault(faults: &[Fault], programs: &Programs, log: &mut Log) -> Result<()> {
     let mut needed: Vec<_> = faults
         .iter()
-        .map(|fault| (fault.build, fault.file.clone()))
+        .flat_map(|fault| {
+            let key = |program: &String| (fault.build, program.clone());
+            fault.programs.iter().map(key)
+        })
         .collect();
     needed.sort();
     needed.dedup();
     for key in needed {
         let program = programs
             .get(&key)
-            .with_context(|| format!("a fault names tests/{}.rs, which was not built", key.1))?;
+            .with_context(|| format!("a fault names {}, which was not built", key.1))?;
         let run = test(program, &[], None, SOUND_LIMIT)?;
-        let (build, file) = &key;
-        log.line(&format!(
-            "no fault, {build:?}, tests/{file}.rs: {}",
-            run.end
-        ))?;
+        let (build, name) = &key;
+        log.line(&format!("no fault, {build:?}, {name}: {}", run.end))?;
         ensure!(
             run.end.success() && run.passed > 0,
-            "without any fault, tests/{file}.rs ({build:?}): {}, {}",
+            "without any fault, {name} ({build:?}): {}, {}",
             run.end,
             run.noticed.join(", ")
         );
@@ -173,16 +241,16 @@ fn check_without_fault(faults: &[Fault], programs: &Programs, log: &mut Log) -> 
     Ok(())
 }
 
-fn plant_all(faults: &[Fault], programs: &Programs, log: &mut Log) -> Result<Vec<Run>> {
+fn plant_all(plan: &[(&Fault, &String)], programs: &Programs, log: &mut Log) -> Result<Vec<Run>> {
     let next = AtomicUsize::new(0);
-    let runs: Mutex<Vec<Option<Result<Run>>>> = Mutex::new(faults.iter().map(|_| None).collect());
+    let runs: Mutex<Vec<Option<Result<Run>>>> = Mutex::new(plan.iter().map(|_| None).collect());
     let log = Mutex::new(log);
     let work = || {
-        while let Some((index, fault)) = {
+        while let Some((index, (fault, program))) = {
             let index = next.fetch_add(1, Ordering::Relaxed);
-            faults.get(index).map(|fault| (index, fault))
+            plan.get(index).map(|run| (index, *run))
         } {
-            let program = &programs[&(fault.build, fault.file.clone())];
+            let program = &programs[&(fault.build, program.clone())];
             let run = test(program, &fault.tests, Some(&fault.name), LIMIT);
             if let (Ok(run), Ok(mut log)) = (&run, log.lock()) {
                 let noticed = run.noticed.join(", ");
@@ -274,31 +342,37 @@ impl Results {
     }
 }
 
-fn summarize(faults: &[Fault], runs: &[Run]) -> bool {
-    let width = faults
-        .iter()
-        .map(|fault| fault.name.len())
-        .max()
-        .unwrap_or(0);
+fn summarize(plan: &[(&Fault, &String)], runs: &[Run]) -> bool {
+    let names = plan.iter().map(|(fault, _)| fault.name.as_str());
+    let width = names.clone().map(str::len).max().unwrap_or(0);
+    let faults = names.collect::<BTreeSet<_>>().len();
     println!("{:<width$}    time  caught by", "fault");
-    let mut uncaught = 0;
-    for (fault, run) in faults.iter().zip(runs) {
+    let mut uncaught = BTreeSet::new();
+    for ((fault, program), run) in plan.iter().zip(runs) {
         let caught_by = if run.noticed.is_empty() {
-            uncaught += 1;
-            format!("NOTHING ({} tests passed): {}", run.passed, fault.about)
+            uncaught.insert(&fault.name);
+            let passed = run.passed;
+            format!(
+                "NOTHING in {program} ({passed} tests passed): {}",
+                fault.about
+            )
         } else {
             let how = match run.end {
                 End::TimedOut(_) => " (hangs)",
                 end if end.code().is_none() => " (killed)",
                 _ => "",
             };
-            format!("{}{how}", run.noticed.join(", "))
+            format!("{program}: {}{how}", run.noticed.join(", "))
         };
         let took = run.took.as_secs_f32();
         println!("{:<width$} {took:>5.1} s  {caught_by}", fault.name);
     }
-    println!("{} caught, {uncaught} uncaught", faults.len() - uncaught);
-    uncaught == 0
+    println!(
+        "{} caught, {} uncaught",
+        faults - uncaught.len(),
+        uncaught.len()
+    );
+    uncaught.is_empty()
 }
 
 #[cfg(test)]
@@ -325,9 +399,26 @@ mod tests {
 
     #[test]
     fn a_fault_is_five_fields() {
-        let fault = Fault::parse("Name\tloom\tfile\tone two\tDoes it.").expect("five fields");
+        let fault = Fault::parse("core", "Name\tloom\tfile a/b\tone two\tDoes it.");
+        let fault = fault.expect("five fields");
         assert_eq!((fault.name.as_str(), fault.build), ("Name", Build::Loom));
         assert_eq!(fault.tests, ["one", "two"]);
-        assert!(Fault::parse("Name\tloom\tfile").is_none());
+        assert_eq!(fault.programs, ["core/file", "a/b"]);
+        assert!(Fault::parse("core", "Name\tloom\tfile").is_none());
+    }
+
+    #[test]
+    fn test_programs_are_found_in_what_cargo_says() {
+        let line = |source| format!("  Executable {source} (target/deps/x-0123)");
+        let cases = [
+            ("tests/loom.rs", "loom"),
+            ("tests/unit/main.rs", "unit"),
+            ("unittests src/lib.rs", "lib"),
+        ];
+        for (source, file) in cases {
+            let found = line(source);
+            assert_eq!(test_program(&found), Some((file, "target/deps/x-0123")));
+        }
+        assert_eq!(test_program("   Compiling x v0.1.0 (/x)"), None);
     }
 }

@@ -9,7 +9,7 @@ use crate::machines::MACHINES;
 use crate::{build, demo, setup, workspace};
 
 /// The crates that kernels embed.
-const LIBRARIES: [&str; 5] = [
+pub const LIBRARIES: [&str; 5] = [
     "core-notifier",
     "iommu-core",
     "iommu-vtd",

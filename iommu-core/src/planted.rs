@@ -1,0 +1,86 @@
+//! What all IOMMUs share: the mistakes that can be planted in it, and the tests that notice each.
+
+core_notifier::planted_faults! {
+    /// A flush of everything is taken for one of nothing.
+    EverythingTakenForNothing => real "lib" "everything_is_not_nothing";
+    /// A flush leaves out the last page of a range.
+    LastPageMissing => real "lib" "a_notification_reaches_every_cache";
+    /// A flush leaves out the first page of a range.
+    FirstPageMissing => real "lib" "a_notification_reaches_every_cache";
+    /// Leaves only are invalidated although page-table pages were freed.
+    LevelsNotPassedOn => real "lib" "a_notification_reaches_every_cache";
+    /// A flush serves the first IOMMU only.
+    OtherIommusForgotten => real "lib" "all_iommus_are_posted_to";
+    /// A flush leaves out the IOMMUs beyond those that are under way at a time.
+    LaterIommusForgotten => real "lib" "more_iommus_than_are_served_at_once";
+    /// A flush does not wait for what it posted.
+    CompletionNotAwaited => real "lib" "a_notification_reaches_every_cache";
+    /// Where one list cannot order the two, the device TLBs are left out.
+    SecondListLeftOut => real "lib" "device_tlbs_wait_for_the_iotlb";
+    /// Where one list cannot order the two, the device TLBs come before the IOTLB.
+    SecondListFirst => real "lib" "device_tlbs_wait_for_the_iotlb";
+    /// A list that was dropped because of somebody else's error counts as done.
+    AbortedListNotRetried => real "lib" "an_error_of_another_device";
+    /// The address space's owner is not told that an invalidation failed.
+    FailureNotReported => real "lib" "a_failed_invalidation_is_told an_error_of_its_own";
+    /// The set of an address space is changed after the device was programmed.
+    SetChangedAfterAttach => real "lib" "notifications_reach_a_device";
+    /// A device's targets leave the set before the hardware is blocked.
+    SetChangedBeforeDetach => real "lib" "notifications_reach_a_device_until_it_is_detached";
+    /// The replaced set is not waited for.
+    ReplacedNotAwaited => real "lib" "unbind_waits_for_the_notifications";
+    /// A target that two attachments share leaves the set with the first of them.
+    SharedTargetRemoved => real "lib" "a_shared_target_stays";
+    /// The set has no device TLBs.
+    DeviceTlbTargetsLeftOut => real "lib" "a_notification_reaches_every_cache";
+    /// The set has one IOTLB target for all PASIDs, though the IOTLB is keyed by PASID.
+    PasidKeyIgnored => real "lib" "an_iotlb_that_is_keyed_by_pasid";
+    /// Exit does not block the devices.
+    ReleaseNotBlocking => real "lib" "exit_blocks_and_unbind_detaches";
+    /// Exit forgets bindings of requests without a PASID.
+    ReleaseForgetsUntagged => real "lib" "exit_blocks_and_unbind_detaches";
+    /// Unbinding does not detach requests without a PASID.
+    UnbindForgetsUntagged => real "lib" "unbinding_detaches_untagged_requests";
+    /// A tag goes back to the pool although another binding of the address space has it.
+    TagFreedInUse => real "lib" "a_tag_is_freed_with_the_last_binding";
+    /// A PASID that some hardware did not confirm to have forgotten is given out again.
+    UnconfirmedPasidReused => real "lib" "a_failed_invalidation_is_told";
+    /// A binding whose detach the hardware did not confirm is forgotten.
+    UnconfirmedBindingForgotten => real "lib" "a_binding_that_was_not_detached_stays";
+    /// A cover leaves out what lies below the middle of the range's smallest block.
+    CoverLowSideMissing => real "lib" "no_cover_of_a_small_range";
+    /// A cover's sides are rounded down to fewer blocks, not up.
+    CoverRoundsDown => real "lib" "no_cover_of_a_small_range";
+    /// The ring takes the movement of the head for completion though syncs write a word.
+    CompletionByHead => real "lib iommu-vtd/unit iommu-smmuv3/errors iommu-riscv/unit" "a_head_that_moves_completes_nothing";
+    /// The ring takes any completion word for its own, of whatever lap.
+    StaleWordTaken => real "lib iommu-vtd/unit iommu-smmuv3/errors iommu-riscv/unit" "a_word_of_an_earlier_lap_completes_nothing";
+    /// The ring looks at a completion word once, as a compiler makes of a plain load.
+    WordLoadedOnce => real "iommu-vtd/unit iommu-smmuv3/errors iommu-riscv/unit" "a_completion_that_comes_late_is_seen";
+    /// The ring sees what another waiter saw without acquiring it.
+    DoneNotAcquired => loom "lib" "completion_that_another_waiter_saw";
+    /// The ring lets an error end a wait as a success.
+    ErrorEndsWaitAsSuccess => real "lib iommu-vtd/unit iommu-smmuv3/errors iommu-riscv/unit" "an_error_is_told_to_its_own_list";
+    /// The ring tells an error to the list behind the one that failed.
+    ErrorToldToTheNext => real "lib iommu-vtd/unit iommu-smmuv3/errors iommu-riscv/unit" "an_error_is_told_to_its_own_list";
+    /// The ring does not let the hardware go on after an error.
+    QueueNotRestarted => real "iommu-vtd/unit iommu-smmuv3/errors iommu-riscv/unit" "an_error_is_told_to_its_own_list";
+    /// The ring leaves an illegal command where it is.
+    IllegalCommandKept => real "lib" "an_illegal_command_fails_its_own";
+    /// The ring overwrites commands that the hardware has not read when it is full.
+    FullRingOverwritten => real "lib" "a_full_ring_waits";
+    /// The ring writes two producers' lists to the same slots.
+    SlotsNotReserved => loom "lib" "completion_means_executed_with_a_sync_for_each";
+    /// The ring takes a sync in front of a list for its own when lists share syncs.
+    SharedSyncTooEarly => loom "lib" "completion_means_executed_with_a_shared_sync";
+    /// The ring leaves out the syncs inside lists.
+    BarrierLeftOut => real "lib" "a_barrier_is_a_sync";
+    /// Stores are not cleaned to memory though the IOMMU does not snoop.
+    StoresNotCleaned => real "lib iommu-vtd/unit iommu-smmuv3/tables iommu-riscv/unit" "valid_last published_last cleaned";
+    /// Deferred: items are given back before the flush.
+    ReclaimedBeforeFlush => real "lib" "deferred::tests";
+    /// Deferred: a flush gives back what was unmapped after it began.
+    LaterUnmapsReclaimed => real "lib" "deferred::tests";
+    /// Deferred: items are given back although the flush failed.
+    FailureReclaimed => real "lib" "deferred::tests";
+}
