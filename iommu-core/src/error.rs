@@ -102,6 +102,9 @@ pub enum AttachError {
     Incompatible(Incompatible),
     /// The device asks for a device TLB, and the IOMMU has no ATS.
     NoDeviceTlb,
+    /// The device asks for page requests, and has no device TLB or the IOMMU does not take them; or
+    /// it asks for stalls, and the IOMMU cannot.
+    NoPageRequests,
     /// No memory for a table.
     OutOfMemory(OutOfMemory),
     /// The queue failed.
@@ -243,6 +246,9 @@ impl fmt::Display for AttachError {
             }
             Self::Incompatible(error) => error.fmt(formatter),
             Self::NoDeviceTlb => write!(formatter, "the IOMMU does not support ATS"),
+            Self::NoPageRequests => {
+                write!(formatter, "page faults of the device cannot be resolved")
+            }
             Self::OutOfMemory(error) => error.fmt(formatter),
             Self::Queue(error) => error.fmt(formatter),
         }

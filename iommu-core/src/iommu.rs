@@ -4,6 +4,7 @@ use crate::error::{AttachError, Incompatible, QueueError, TagsExhausted};
 use crate::fault::{Fault, FaultSummary};
 use crate::ids::{DeviceId, Pasid, Tag};
 use crate::operation::Invalidation;
+use crate::page_request::{PageResponse, Taken};
 use crate::page_table::PageTable;
 
 /// What an IOMMU can do, in neutral terms.
@@ -21,6 +22,28 @@ pub struct Features {
     /// Whether it may cache that a page is not mapped, so that even a new mapping needs an
     /// invalidation: an emulated IOMMU whose emulator shadows the page table.
     pub caches_not_present: bool,
+    /// Whether it takes page requests of devices (PCIe PRI).
+    pub page_requests: bool,
+    /// Whether it can hold a device's faulting transactions back until they are answered (SMMUv3
+    /// stall).
+    pub stall: bool,
+}
+
+/// What happens when a device finds no translation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PageFaults {
+    /// The request is refused, and a fault is recorded.
+    #[default]
+    Fatal,
+    /// The device asks for the page and waits (PCIe PRI). It has a device TLB
+    /// ([`DeviceConfig::device_tlb`]).
+    PageRequests {
+        /// Whether a response carries the PASID of its request: the PRG Response PASID Required bit
+        /// of the device's PRI capability.
+        response_pasid: bool,
+    },
+    /// The IOMMU holds the transaction back until it is answered.
+    Stall,
 }
 
 /// How a device is set up.
@@ -30,6 +53,8 @@ pub struct DeviceConfig {
     pub pasid_bits: u8,
     /// Whether the device may keep translations in a TLB of its own (PCIe ATS).
     pub device_tlb: bool,
+    /// What happens when the device finds no translation.
+    pub page_faults: PageFaults,
 }
 
 /// A list of commands on its way. Only [`Iommu::wait`] turns it into [`Completed`].
@@ -108,4 +133,30 @@ pub trait Iommu: Send + Sync {
 
     /// Hands every recorded fault to `report`; bounded by the queue's size.
     fn take_faults(&self, report: &mut dyn FnMut(Fault)) -> FaultSummary;
+    /// Hands page requests out of the queue to `take`, `most` at most, in the order in which they
+    /// came, and gives their slots back before it returns. Returns how many are left, as far as it
+    /// has looked.
+    ///
+    /// When the queue has overflowed, [`Taken::Overflow`] follows the last request in it, and the
+    /// queue accepts requests again after that. `take` must not call back into this IOMMU.
+    ///
+    /// An IOMMU without page requests, which `Features` says, keeps these three methods as they are.
+    fn take_page_requests(&self, most: usize, take: &mut dyn FnMut(Taken)) -> usize {
+        let _ = (most, take);
+        0
+    }
+
+    /// Posts responses, at most 64, with one doorbell and without waiting.
+    fn respond(&self, responses: &[PageResponse]) -> Result<(), QueueError> {
+        let _ = responses;
+        Ok(())
+    }
+
+    /// Waits until responses that were posted before have reached `device`, and until every page
+    /// request that it sent with `pasid` is in the queue. The PASID is blocked, and the device sends
+    /// no more with it. Transactions that are held back are ended.
+    fn drain_page_requests(&self, device: DeviceId, pasid: Pasid) -> Result<(), AttachError> {
+        let _ = (device, pasid);
+        Ok(())
+    }
 }

@@ -30,6 +30,7 @@ pub mod ids;
 pub mod invalidation_set;
 pub mod iommu;
 pub mod operation;
+pub mod page_request;
 pub mod page_table;
 pub mod pasid;
 pub mod pcie;

@@ -124,6 +124,8 @@ impl Capabilities {
             iotlb_keyed_by_pasid: false,
             chained_sync: false,
             caches_not_present: false,
+            page_requests: false,
+            stall: false,
         }
     }
 

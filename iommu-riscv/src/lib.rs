@@ -15,7 +15,7 @@
 //! fn bring_up<P: Platform>(parts: Parts<P>) -> Result<Unit<P>, Box<dyn core::error::Error>> {
 //!     let iommu = Unit::probe(parts)?;
 //!     let device = DeviceId::from_bdf(0, 2, 0);
-//!     iommu.enable_device(device, DeviceConfig { pasid_bits: 8, device_tlb: false })?;
+//!     iommu.enable_device(device, DeviceConfig { pasid_bits: 8, device_tlb: false, ..DeviceConfig::default() })?;
 //!
 //!     let table = PageTable {
 //!         root: PhysicalAddress(0x8040_0000),

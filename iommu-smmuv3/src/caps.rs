@@ -146,6 +146,8 @@ impl Capabilities {
             // IHI 0070 4.7.3: commands behind a CMD_SYNC do not begin before it is complete.
             chained_sync: true,
             caches_not_present: false,
+            page_requests: false,
+            stall: false,
         }
     }
 

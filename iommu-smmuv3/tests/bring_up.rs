@@ -5,7 +5,7 @@ mod fake;
 use fake::{ABORT, FULL, Identity, Machine, QEMU, Trouble};
 use iommu_core::error::{ProbeError, QueueError};
 use iommu_core::ids::DeviceId;
-use iommu_core::iommu::{DeviceConfig, Iommu};
+use iommu_core::iommu::{DeviceConfig, Iommu, PageFaults};
 use iommu_core::platform::Mmio;
 use iommu_smmuv3::Unit;
 
@@ -288,6 +288,7 @@ fn every_size_that_the_registers_can_state_works() {
         let config = DeviceConfig {
             pasid_bits: 20,
             device_tlb: true,
+            page_faults: PageFaults::Fatal,
         };
         unit.enable_device(DeviceId(stream), config).unwrap();
         assert!(machine.ste(stream).is_some(), "IDR1 {idr1:#x}");

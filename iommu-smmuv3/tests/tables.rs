@@ -12,7 +12,7 @@ use fake::memory::{ObservedMemory, ObservedPlatform};
 use fake::{FULL, Identity, Machine, QEMU};
 use iommu_core::error::Incompatible;
 use iommu_core::ids::{DeviceId, Pasid, PhysicalAddress, Tag};
-use iommu_core::iommu::{DeviceConfig, Iommu};
+use iommu_core::iommu::{DeviceConfig, Iommu, PageFaults};
 use iommu_core::page_table::{Format, PageTable};
 use iommu_smmuv3::Unit;
 
@@ -25,6 +25,7 @@ const NINE: Pasid = Pasid::new(9).unwrap();
 const CONFIG: DeviceConfig = DeviceConfig {
     pasid_bits: 8,
     device_tlb: true,
+    page_faults: PageFaults::Fatal,
 };
 const TABLE: PageTable = PageTable {
     root: PhysicalAddress(0x4000_1000),

@@ -6,7 +6,7 @@ use fake::{CMDQEN, FULL, Identity, Machine, Platform, QEMU, SMMUEN, Trouble};
 use iommu_core::Range;
 use iommu_core::error::{AttachError, Incompatible, QueueError};
 use iommu_core::ids::{DeviceId, Pasid, PhysicalAddress, Tag};
-use iommu_core::iommu::{DeviceConfig, Iommu};
+use iommu_core::iommu::{DeviceConfig, Iommu, PageFaults};
 use iommu_core::operation::{Invalidation, Levels, Target};
 use iommu_core::page_table::{Format, PageTable};
 use iommu_core::testing::Event;
@@ -25,10 +25,12 @@ const NINE: Pasid = Pasid::new(9).unwrap();
 const PLAIN: DeviceConfig = DeviceConfig {
     pasid_bits: 0,
     device_tlb: false,
+    page_faults: PageFaults::Fatal,
 };
 const SHARED: DeviceConfig = DeviceConfig {
     pasid_bits: 8,
     device_tlb: true,
+    page_faults: PageFaults::Fatal,
 };
 const TABLE: PageTable = PageTable {
     root: PhysicalAddress(0x4000_1000),
@@ -426,6 +428,7 @@ fn without_substreams_only_untagged_requests_can_be_attached() {
         DeviceConfig {
             pasid_bits: 20,
             device_tlb: false,
+            page_faults: PageFaults::Fatal,
         },
     )
     .unwrap();

@@ -93,6 +93,8 @@ impl Capabilities {
             iotlb_keyed_by_pasid: true,
             chained_sync: true,
             caches_not_present: self.caching_mode(),
+            page_requests: false,
+            stall: false,
         }
     }
 

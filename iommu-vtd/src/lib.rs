@@ -13,7 +13,7 @@
 //!
 //! fn bring_up<P: Platform>(parts: Parts<P>) -> Result<Unit<P>, ProbeError> {
 //!     let unit = Unit::probe(parts)?;
-//!     let config = DeviceConfig { pasid_bits: 20, device_tlb: unit.features().device_tlb };
+//!     let config = DeviceConfig { pasid_bits: 20, device_tlb: unit.features().device_tlb, ..DeviceConfig::default() };
 //!     if let Err(error) = unit.enable_device(DeviceId::from_bdf(0, 4, 0), config) {
 //!         // The device stays blocked.
 //!         drop(error);

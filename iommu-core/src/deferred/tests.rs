@@ -137,6 +137,8 @@ impl LateIommu {
                 iotlb_keyed_by_pasid: false,
                 chained_sync: true,
                 caches_not_present: false,
+                page_requests: false,
+                stall: false,
             },
             submitted: Mutex::default(),
             submissions: AtomicU64::new(0),

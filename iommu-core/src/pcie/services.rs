@@ -5,7 +5,7 @@ use super::error::PcieError;
 use super::function::{Function, PageRequests, PasidService, TranslationService};
 use super::path::Path;
 use super::spec;
-use crate::iommu::DeviceConfig;
+use crate::iommu::{DeviceConfig, PageFaults};
 
 /// What a kernel wants of a function.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -98,9 +98,16 @@ impl<C: ConfigSpace> Services<C> {
 
     /// What the IOMMU is to be told of the device.
     pub fn device_config(&self) -> DeviceConfig {
+        let page_faults = match self.function.page_requests {
+            Some(service) if self.wanted.page_requests > 0 => PageFaults::PageRequests {
+                response_pasid: service.pasid_in_responses,
+            },
+            _ => PageFaults::Fatal,
+        };
         DeviceConfig {
             pasid_bits: self.wanted.pasid_bits,
             device_tlb: self.wanted.device_tlb,
+            page_faults,
         }
     }
 

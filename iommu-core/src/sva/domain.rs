@@ -8,6 +8,7 @@ use crate::ids::{DeviceId, Pasid, Tag};
 use crate::invalidation_set::{Attachment, InvalidationSet, Replaced, is_same};
 use crate::iommu::Iommu;
 use crate::operation::Levels;
+use crate::page_request::{PageRequestHandler, PageRequests};
 use crate::page_table::PageTable;
 use crate::planted::{self, Fault};
 use alloc::sync::Arc;
@@ -55,6 +56,14 @@ struct State {
 struct Binding {
     iommu: Arc<dyn Iommu>,
     attachment: Attachment,
+    resolver: Option<Resolver>,
+}
+
+/// Who resolves the page requests of a binding.
+#[derive(Clone)]
+pub(super) struct Resolver {
+    pub(super) page_requests: Arc<PageRequests>,
+    pub(super) handler: Arc<dyn PageRequestHandler>,
 }
 
 impl Binding {
@@ -65,6 +74,43 @@ impl Binding {
             ..
         } = self.attachment;
         is_same(&self.iommu, iommu) && its == device && with == pasid
+    }
+
+    /// Lets the IOMMU translate, and then page requests come.
+    fn program(&self, table: &PageTable) -> Result<(), BindError> {
+        let Attachment {
+            device, pasid, tag, ..
+        } = self.attachment;
+        self.iommu.attach(device, pasid, tag, table)?;
+        let Some(resolver) = &self.resolver else {
+            return Ok(());
+        };
+        let handler = resolver.handler.clone();
+        if let Err(error) = resolver.page_requests.route(device, pasid, handler) {
+            self.iommu.detach(device, pasid)?;
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    /// Blocks the entry, takes what was cached through it out, and refuses further page requests.
+    fn block(&self) -> Result<(), AttachError> {
+        let Attachment { device, pasid, .. } = self.attachment;
+        let result = self.iommu.block(device, pasid);
+        if let Some(resolver) = &self.resolver {
+            resolver.page_requests.unroute(device, pasid);
+        }
+        result
+    }
+
+    /// Everything that undoes [`program`](Self::program), in the order of its reverse.
+    fn clear(&self) -> Result<(), AttachError> {
+        let Attachment { device, pasid, .. } = self.attachment;
+        if let Some(resolver) = &self.resolver {
+            self.block()?;
+            resolver.page_requests.drain(device, pasid)?;
+        }
+        self.iommu.detach(device, pasid)
     }
 }
 
@@ -93,8 +139,9 @@ impl Domain {
         iommu: &Arc<dyn Iommu>,
         device: DeviceId,
         pasid: Pasid,
+        resolver: Option<Resolver>,
     ) -> Result<(), BindError> {
-        let (result, replaced) = self.try_bind(iommu, device, pasid);
+        let (result, replaced) = self.try_bind(iommu, device, pasid, resolver);
         drop(replaced);
         result
     }
@@ -106,6 +153,7 @@ impl Domain {
         iommu: &Arc<dyn Iommu>,
         device: DeviceId,
         pasid: Pasid,
+        resolver: Option<Resolver>,
     ) -> (Result<(), BindError>, [Option<Replaced>; 2]) {
         let mut state = self.state.lock();
         let attachment = match self.prepare(&state, iommu, device, pasid) {
@@ -115,16 +163,18 @@ impl Domain {
         let add = || Some(self.set.add(iommu, attachment));
         let late = planted::is(Fault::SetChangedAfterAttach);
         let mut added = if late { None } else { add() };
-        let attached = iommu.attach(device, pasid, attachment.tag, &self.table);
+        let binding = Binding {
+            iommu: iommu.clone(),
+            attachment,
+            resolver,
+        };
+        let programmed = binding.program(&self.table);
         if late {
             added = add();
         }
-        match attached {
+        match programmed {
             Ok(()) => {
-                state.bindings.push(Binding {
-                    iommu: iommu.clone(),
-                    attachment,
-                });
+                state.bindings.push(binding);
                 (Ok(()), [added, None])
             }
             Err(error) => {
@@ -132,7 +182,7 @@ impl Domain {
                 if state.tag(iommu) != Some(attachment.tag) {
                     iommu.free_tag(attachment.tag);
                 }
-                (Err(error.into()), [added, Some(removed)])
+                (Err(error), [added, Some(removed)])
             }
         }
     }
@@ -187,12 +237,13 @@ impl Domain {
             drop(self.set.remove(iommu, state.bindings[at].attachment));
         }
         if !(pasid.is_untagged() && planted::is(Fault::UnbindForgetsUntagged)) {
-            let detached = iommu.detach(device, pasid);
+            let cleared = state.bindings[at].clear();
             if !planted::is(Fault::UnconfirmedBindingForgotten) {
-                detached.map_err(UnbindError::Detach)?;
+                cleared.map_err(UnbindError::Detach)?;
             }
         }
-        let Binding { attachment, .. } = state.bindings.swap_remove(at);
+        let binding = state.bindings.swap_remove(at);
+        let attachment = binding.attachment;
         let removed = self.set.remove(iommu, attachment);
         let last = state.tag(iommu) != Some(attachment.tag) || planted::is(Fault::TagFreedInUse);
         drop(state);
@@ -268,13 +319,14 @@ impl Notifier for Domain {
     fn release(&self) {
         let mut state = self.state.lock();
         state.released = true;
-        for Binding { iommu, attachment } in &state.bindings {
+        for binding in &state.bindings {
             let forgotten = planted::is(Fault::ReleaseNotBlocking)
-                || planted::is(Fault::ReleaseForgetsUntagged) && attachment.pasid.is_untagged();
+                || planted::is(Fault::ReleaseForgetsUntagged)
+                    && binding.attachment.pasid.is_untagged();
             if forgotten {
                 continue;
             }
-            if let Err(error) = iommu.block(attachment.device, attachment.pasid) {
+            if let Err(error) = binding.block() {
                 self.report(Range::ALL, error);
             }
         }

@@ -2,6 +2,7 @@
 
 use crate::error::{AttachError, TagsExhausted};
 use crate::ids::{DeviceId, Pasid};
+use crate::page_request::RouteError;
 use crate::pasid::PasidsExhausted;
 use core::error::Error;
 use core::fmt;
@@ -34,6 +35,8 @@ pub enum BindError {
     Tags(TagsExhausted),
     /// The IOMMU did not take the device.
     Attach(AttachError),
+    /// The device's page requests cannot be handed to the address space.
+    Route(RouteError),
 }
 
 /// Why a device was not unbound.
@@ -69,6 +72,7 @@ impl fmt::Display for BindError {
             }
             Self::Tags(error) => error.fmt(formatter),
             Self::Attach(error) => error.fmt(formatter),
+            Self::Route(error) => error.fmt(formatter),
         }
     }
 }
@@ -103,6 +107,12 @@ impl From<RegisterError> for JoinError {
 impl From<TagsExhausted> for BindError {
     fn from(error: TagsExhausted) -> Self {
         Self::Tags(error)
+    }
+}
+
+impl From<RouteError> for BindError {
+    fn from(error: RouteError) -> Self {
+        Self::Route(error)
     }
 }
 

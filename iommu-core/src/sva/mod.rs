@@ -17,12 +17,13 @@ pub use error::{BindError, JoinError, UnbindError};
 
 use crate::ids::{DeviceId, Pasid};
 use crate::iommu::Iommu;
+use crate::page_request::{PageRequestHandler, PageRequests};
 use crate::page_table::PageTable;
 use crate::pasid::PasidAllocator;
 use crate::planted::{self, Fault};
 use alloc::sync::Arc;
 use core_notifier::{AddressSpace, AddressSpaceLock, Notifier};
-use domain::Domain;
+use domain::{Domain, Resolver};
 
 /// Which requests of a device a binding is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,14 +118,43 @@ impl SvaSpace {
         device: DeviceId,
         requests: Requests,
     ) -> Result<(), BindError> {
-        self.domain.bind(iommu, device, self.pasid_of(requests))
+        self.domain
+            .bind(iommu, device, self.pasid_of(requests), None)
+    }
+
+    /// As [`bind`](Self::bind) on the IOMMU of `page_requests`, and hands the device's page requests
+    /// with that PASID to `handler`, last of all. The device was
+    /// [added](PageRequests::add_device).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`bind`](Self::bind), and [`BindError::Route`].
+    pub fn bind_with_page_requests(
+        &self,
+        page_requests: &Arc<PageRequests>,
+        device: DeviceId,
+        requests: Requests,
+        handler: Arc<dyn PageRequestHandler>,
+    ) -> Result<(), BindError> {
+        let resolver = Resolver {
+            page_requests: page_requests.clone(),
+            handler,
+        };
+        let iommu = page_requests.iommu();
+        self.domain
+            .bind(iommu, device, self.pasid_of(requests), Some(resolver))
     }
 
     /// Ends what [`bind`](Self::bind) began.
     ///
-    /// The device's driver has stopped it from sending such requests. When it returns, no IOMMU and
-    /// no device TLB holds anything of the address space for that binding. May sleep; not from a
-    /// notifier's callback.
+    /// In this order: the device's driver has stopped it from sending such requests (1, before the
+    /// call); the entry is blocked (2), and what was cached through it invalidated: PASID cache and
+    /// IOTLB (3), device TLB (4); page requests are drained, in hardware and in software, and every
+    /// group that is not answered yet is answered (5); the entry is cleared (6). The PASID is
+    /// reusable when the `SvaSpace` is dropped (7).
+    ///
+    /// When it returns, no IOMMU and no device TLB holds anything of the address space for that
+    /// binding. May sleep; not from a notifier's callback.
     ///
     /// # Errors
     ///

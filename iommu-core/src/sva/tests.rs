@@ -1,12 +1,15 @@
 //! Binding, notification, exit and unbinding against IOMMUs that write down what they are asked.
 
+mod page_requests;
+
 use super::*;
 use crate::Range;
 use crate::error::{AttachError, Incompatible, QueueError, TagsExhausted, Timeout};
 use crate::fault::{Fault, FaultSummary};
 use crate::ids::{PhysicalAddress, Tag};
-use crate::iommu::{Completed, DeviceConfig, Features, Ticket};
+use crate::iommu::{Completed, DeviceConfig, Features, PageFaults, Ticket};
 use crate::operation::{Invalidation, Levels, Target};
+use crate::page_request::{PageRequest, PageResponse, Taken};
 use crate::page_table::Format;
 use crate::tag::TagAllocator;
 use alloc::vec::Vec;
@@ -21,6 +24,8 @@ enum Call {
     Detach(DeviceId, Pasid),
     Submit(Vec<Target>, Range, Levels),
     Wait,
+    Respond(Vec<PageResponse>),
+    Drain(DeviceId, Pasid),
 }
 use Call::*;
 
@@ -49,6 +54,8 @@ struct FakeIommu {
     outlived: AtomicBool,
     /// What happens elsewhere while a device is attached or detached.
     meanwhile: Mutex<Option<Arc<dyn Fn() + Send + Sync>>>,
+    /// Page requests that devices have made.
+    requests: Mutex<Vec<PageRequest>>,
     log: Log,
 }
 type Log = Arc<Mutex<Vec<(usize, Call)>>>;
@@ -93,6 +100,12 @@ impl Iommu for FakeIommu {
         (device != UNKNOWN).then_some(DeviceConfig {
             pasid_bits: 8,
             device_tlb: device == GPU,
+            page_faults: match device {
+                GPU => PageFaults::PageRequests {
+                    response_pasid: true,
+                },
+                _ => PageFaults::Fatal,
+            },
         })
     }
     fn attach(
@@ -152,6 +165,17 @@ impl Iommu for FakeIommu {
     fn take_faults(&self, _: &mut dyn FnMut(Fault)) -> FaultSummary {
         FaultSummary::default()
     }
+    fn take_page_requests(&self, _: usize, take: &mut dyn FnMut(Taken)) -> usize {
+        let requests = core::mem::take(&mut *self.requests.lock());
+        requests.into_iter().map(Taken::Request).for_each(take);
+        0
+    }
+    fn respond(&self, responses: &[PageResponse]) -> Result<(), QueueError> {
+        self.log(Respond(responses.into()))
+    }
+    fn drain_page_requests(&self, device: DeviceId, pasid: Pasid) -> Result<(), AttachError> {
+        Ok(self.log(Drain(device, pasid))?)
+    }
 }
 
 #[derive(Default)]
@@ -198,6 +222,8 @@ impl System {
                 iotlb_keyed_by_pasid: keyed,
                 chained_sync,
                 caches_not_present: false,
+                page_requests: false,
+                stall: false,
             },
             tags: TagAllocator::new(7, 8),
             attached: Mutex::default(),
@@ -207,6 +233,7 @@ impl System {
             lingers: AtomicBool::new(false),
             meanwhile: Mutex::default(),
             outlived: AtomicBool::new(false),
+            requests: Mutex::default(),
             log: self.log.clone(),
         })
     }

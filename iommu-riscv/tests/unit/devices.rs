@@ -4,7 +4,7 @@ use crate::fake::{ATS, Bench, CAPABILITIES, MSI_FLAT, PD17, PD20, Rig};
 use crate::{PROBE_COMMANDS, Script};
 use iommu_core::error::{AttachError, Incompatible, QueueError};
 use iommu_core::ids::{DeviceId, Pasid, PhysicalAddress, Tag};
-use iommu_core::iommu::{DeviceConfig, Iommu};
+use iommu_core::iommu::{DeviceConfig, Iommu, PageFaults};
 use iommu_core::page_table::{Format, PageTable};
 use iommu_core::platform::WalkerCoherency;
 use iommu_riscv::{Config, Unit};
@@ -22,10 +22,12 @@ const ATS_ALL: u64 = 0x7fff_ffff_ffff_f800;
 const PLAIN: DeviceConfig = DeviceConfig {
     pasid_bits: 8,
     device_tlb: false,
+    page_faults: PageFaults::Fatal,
 };
 const WITH_DEVICE_TLB: DeviceConfig = DeviceConfig {
     pasid_bits: 8,
     device_tlb: true,
+    page_faults: PageFaults::Fatal,
 };
 
 fn pasid(value: u32) -> Pasid {
@@ -82,6 +84,7 @@ fn the_context_says_what_the_device_and_the_kernel_want() {
     let with_bits = |pasid_bits| DeviceConfig {
         pasid_bits,
         device_tlb: false,
+        page_faults: PageFaults::Fatal,
     };
     assert_eq!(context(CAPABILITIES, WITH_DEVICE_TLB, false)[0], 0x223);
     assert_eq!(context(CAPABILITIES | 1 << 24, PLAIN, true)[0], 0x321);
@@ -144,6 +147,7 @@ fn larger_directories_grow_on_demand() {
         let config = DeviceConfig {
             pasid_bits: bits,
             device_tlb: false,
+            page_faults: PageFaults::Fatal,
         };
         unit.enable_device(device, config).unwrap();
         let last = (1 << bits) - 1;
@@ -432,6 +436,7 @@ fn without_memory_a_device_or_pasid_stays_out() {
     let config = DeviceConfig {
         pasid_bits: 20,
         device_tlb: false,
+        page_faults: PageFaults::Fatal,
     };
     unit.enable_device(DEVICE, config).unwrap();
     let blocks = bench.memory.heap.live_blocks();

@@ -22,6 +22,8 @@ fn probe_turns_translation_on_over_an_empty_root_table() {
         iotlb_keyed_by_pasid: true,
         chained_sync: true,
         caches_not_present: false,
+        page_requests: false,
+        stall: false,
     };
     assert_eq!(rig.unit.features(), features);
     let caching = Rig::new(QEMU_CAP | 1 << 7, COHERENT_ECAP).unit.features();

@@ -2,7 +2,7 @@ use crate::fake::WBF;
 use crate::rig::*;
 use iommu_core::error::{AttachError, OutOfMemory};
 use iommu_core::ids::DeviceId;
-use iommu_core::iommu::{DeviceConfig, Iommu};
+use iommu_core::iommu::{DeviceConfig, Iommu, PageFaults};
 
 /// Bits from Linux's macros: PASIDE BIT(3), DTE BIT(2), PDTS at 9, present BIT(0).
 #[test]
@@ -16,6 +16,7 @@ fn enable_writes_a_context_entry() {
             DeviceConfig {
                 pasid_bits: 14,
                 device_tlb: false,
+                page_faults: PageFaults::Fatal,
             },
             1 << 9 | 0b1001,
         ),
@@ -24,6 +25,7 @@ fn enable_writes_a_context_entry() {
             DeviceConfig {
                 pasid_bits: 13,
                 device_tlb: false,
+                page_faults: PageFaults::Fatal,
             },
             0b1001,
         ),

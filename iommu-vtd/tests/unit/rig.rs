@@ -4,7 +4,7 @@ use crate::fake::{State, Vtd};
 use alloc::sync::Arc;
 use iommu_core::error::{OutOfMemory, ProbeError};
 use iommu_core::ids::{DeviceId, Pasid, PhysicalAddress, Tag};
-use iommu_core::iommu::{DeviceConfig, Iommu};
+use iommu_core::iommu::{DeviceConfig, Iommu, PageFaults};
 use iommu_core::page_table::{Format, PageTable};
 use iommu_core::platform::{DmaBlock, DmaMemory, Observer, Parts, Platform};
 use iommu_core::testing::{FakeMmio, HeapMemory, SteppingClock};
@@ -26,10 +26,12 @@ pub const TAG: Tag = Tag(1);
 pub const WITH_TLB: DeviceConfig = DeviceConfig {
     pasid_bits: 20,
     device_tlb: true,
+    page_faults: PageFaults::Fatal,
 };
 pub const WITHOUT_TLB: DeviceConfig = DeviceConfig {
     pasid_bits: 20,
     device_tlb: false,
+    page_faults: PageFaults::Fatal,
 };
 pub const TABLE: PageTable = PageTable {
     root: PhysicalAddress(0x1234_5000),

@@ -28,7 +28,7 @@ use core_notifier::Srcu;
 use iommu::{Found, Walk};
 use iommu_core::fault::Fault;
 use iommu_core::ids::{DeviceId, Pasid};
-use iommu_core::iommu::{DeviceConfig, Iommu};
+use iommu_core::iommu::{DeviceConfig, Iommu, PageFaults};
 use iommu_core::sva::{Failure, FailureHandler, Sva};
 use platform::Tally;
 
@@ -103,6 +103,7 @@ impl Stage {
         DeviceConfig {
             pasid_bits: self.iommu.features().pasid_bits.min(8),
             device_tlb: false,
+            page_faults: PageFaults::Fatal,
         }
     }
 

@@ -1,0 +1,6 @@
+//! Groups, hostile devices, overflow, unbinding and threads.
+
+mod endings;
+mod groups;
+mod random;
+mod rig;
