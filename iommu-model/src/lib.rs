@@ -21,6 +21,7 @@ mod machine;
 mod memory;
 mod platform;
 mod random;
+pub mod vtd;
 
 pub use bus::{
     Access, InvalidationRequest, PageRequest, PageResponse, Permissions, Port, Refusal, Request,
