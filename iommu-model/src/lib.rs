@@ -21,6 +21,7 @@ mod machine;
 mod memory;
 mod platform;
 mod random;
+pub mod riscv;
 pub mod vtd;
 
 pub use bus::{
