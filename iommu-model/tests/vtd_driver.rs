@@ -9,7 +9,7 @@ mod page_table;
 use iommu_core::Range;
 use iommu_core::fault::Reason;
 use iommu_core::ids::{DeviceId, Pasid, PhysicalAddress, Tag};
-use iommu_core::iommu::{DeviceConfig, Iommu};
+use iommu_core::iommu::{DeviceConfig, Iommu, PageFaults};
 use iommu_core::operation::{Invalidation, Levels, Target};
 use iommu_core::page_table::{Format, PageTable as Described};
 use iommu_core::testing::Recorder;
@@ -26,6 +26,7 @@ const ID: DeviceId = DeviceId(0x20);
 const CONFIG: DeviceConfig = DeviceConfig {
     pasid_bits: 20,
     device_tlb: true,
+    page_faults: PageFaults::Fatal,
 };
 
 struct Rig {
