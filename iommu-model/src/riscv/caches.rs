@@ -102,6 +102,11 @@ impl Caches {
         })
     }
 
+    /// How many leaf entries there are.
+    pub fn leaves(&self) -> usize {
+        self.leaves.len()
+    }
+
     /// Keeps a leaf entry.
     pub fn keep_leaf(&mut self, space: Space, address: u64, leaf: Leaf) {
         let block = (leaf.order, address & !mask(leaf.order));

@@ -8,12 +8,12 @@
 //! Where the text leaves hardware a choice, the model takes the one that a driver may rely on
 //! least: entries are kept as long as they may be, an access that a stale entry forbids faults,
 //! commands behind an incomplete fence may already be executed. Where the text leaves the behaviour
-//! to nobody, nothing happens and [`Model::take_unspecified`] tells what software did.
+//! to nobody, nothing happens and [`RiscvIommu::take_complaints`] tells what software did.
 
 mod caches;
-mod command_queue;
 mod commands;
 mod configuration;
+mod events;
 mod faults;
 mod msi;
 mod queues;
@@ -25,25 +25,25 @@ pub use configuration::{Configuration, InterruptGeneration};
 
 use crate::bus::{PageRequest, Port, Refusal, Request, Translation};
 use crate::hardware::Hardware;
-use crate::machine::{Machine, Policy};
+use crate::machine::{Machine, Policy, lock};
 use crate::memory::Memory;
 use crate::random::Random;
 use caches::Caches;
-use command_queue::CommandQueue;
 use faults::Cause;
+use queues::CommandQueue;
 use registers::Registers;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use walk::{Found, Purpose};
 
 /// How many requests are remembered to fetch for again.
 const RECENT: usize = 32;
 
-/// How many different things that software did are noted.
-const NOTES: usize = 64;
+/// How many different complaints are kept.
+const COMPLAINTS: usize = 64;
 
 /// A modelled RISC-V IOMMU.
-pub struct Model(Mutex<State>);
+pub struct RiscvIommu(Mutex<State>);
 
 struct State {
     configuration: Configuration,
@@ -65,11 +65,11 @@ struct State {
     interrupts: Vec<&'static str>,
     /// Vectors of messages that wait.
     messages: Vec<usize>,
-    unspecified: Vec<&'static str>,
+    complaints: Vec<&'static str>,
     removed: bool,
 }
 
-impl Model {
+impl RiscvIommu {
     /// An IOMMU of `machine` after a reset. It works by itself once it is
     /// [added](Machine::add_iommu).
     pub fn new(machine: &Arc<Machine>, configuration: Configuration) -> Arc<Self> {
@@ -91,37 +91,42 @@ impl Model {
             recent: VecDeque::new(),
             interrupts: Vec::new(),
             messages: Vec::new(),
-            unspecified: Vec::new(),
+            complaints: Vec::new(),
             removed: false,
         })))
     }
 
     /// Takes what software did since the last call whose effect the specification leaves
     /// UNSPECIFIED. A driver must leave nothing here.
-    pub fn take_unspecified(&self) -> Vec<&'static str> {
-        std::mem::take(&mut self.state().unspecified)
+    pub fn take_complaints(&self) -> Vec<&'static str> {
+        std::mem::take(&mut self.state().complaints)
     }
 
     /// Lets the next command that the head reaches be taken for an illegal one.
-    pub fn reject_next_command(&self) {
+    pub fn reject_next(&self) {
         self.state().commands.reject_next = true;
     }
 
     /// No command is executed any more, and no error says so.
-    pub fn stop_executing(&self) {
-        self.state().commands.stopped = true;
+    pub fn freeze(&self) {
+        self.state().commands.frozen = true;
+    }
+
+    /// How many leaf entries of page tables the IOMMU holds.
+    pub fn cached_translations(&self) -> usize {
+        self.state().caches.leaves()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 
 impl State {
-    /// Notes something whose effect is UNSPECIFIED.
+    /// Complains of something whose effect is UNSPECIFIED.
     fn unspecified(&mut self, what: &'static str) {
-        if self.unspecified.len() < NOTES && !self.unspecified.contains(&what) {
-            self.unspecified.push(what);
+        if self.complaints.len() < COMPLAINTS && !self.complaints.contains(&what) {
+            self.complaints.push(what);
         }
     }
 
@@ -180,7 +185,7 @@ impl Found {
     }
 }
 
-impl Hardware for Model {
+impl Hardware for RiscvIommu {
     /// # Panics
     ///
     /// If the specification defines no such access.

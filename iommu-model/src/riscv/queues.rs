@@ -1,252 +1,338 @@
-//! The fault queue and the page-request queue (sections "Fault/Event-Queue", "Page-Request-Queue",
-//! "PCIe ATS Page Request handling").
+//! The command queue: what is fetched, in which order it is executed, what a fence waits for
+//! (sections "Command-Queue", "Command-queue CSR").
+//!
+//! Commands are fetched in order. Without [`Policy::unordered`](crate::Policy) each is executed
+//! before the next is fetched. With it, a few are fetched ahead, even behind a fence that is not
+//! complete, and executed in any order: all that is promised is that a complete `IOFENCE.C` finds
+//! every command before it done.
 
 use super::State;
-use super::faults::{Cause, Fault, TransactionType};
-use super::registers::{FIP, MEMORY_FAULT, OVERFLOW, PIP, Queue};
-use super::tables::DeviceContext;
-use super::walk::Purpose;
-use crate::bus::{PageRequest, PageResponse, Request, ResponseCode};
+use super::commands::{Command, Fence};
+use super::registers::{CMD_ILL, CMD_TO, FENCE_W_IP, MEMORY_FAULT, Queue};
+use std::collections::{BTreeMap, VecDeque};
 
-/// How many events wait at most before the oldest is written.
-const WAITING: usize = 16;
+/// How many commands are fetched before the first of them is executed, at most.
+const FETCHED_AHEAD: usize = 6;
+const COMMAND_SIZE: u64 = 16;
+const ERRORS: u32 = MEMORY_FAULT | CMD_TO | CMD_ILL;
 
-/// PCIe's code of a page request message, and of an invalidation completion.
-const PAGE_REQUEST: u64 = 0x04;
-const INVALIDATE_COMPLETION: u64 = 0x02;
+/// The commands that are fetched and not done.
+#[derive(Debug, Default)]
+pub(super) struct CommandQueue {
+    /// `cqh` is past these.
+    passed: Vec<(Command, Progress)>,
+    /// From `cqh` on. None for an illegal one.
+    ahead: VecDeque<(Option<Command>, Progress)>,
+    /// An `ATS.INVAL` that `cqh` is past has timed out, and no fence has said so.
+    timed_out: bool,
+    tags: BTreeMap<u32, Tags>,
+    /// The next command counts as illegal.
+    pub reject_next: bool,
+    /// Nothing is executed any more.
+    pub frozen: bool,
+}
 
-/// What could not be entered into a queue, as `pqcsr` tells it.
-enum Refused {
-    Off,
-    MemoryFault,
-    Overflow,
+/// How far a command is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Fetched,
+    /// The device has been asked under this tag.
+    Sent(u8),
+    TimedOut,
+    Done,
+}
+
+/// The invalidation tags of a device, a bit each.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tags {
+    used: u32,
+    /// Timed out or aborted; the answer may still come.
+    abandoned: u32,
+}
+
+impl Tags {
+    /// A free tag, else one that nobody waits for any more.
+    fn take(&mut self) -> Option<u8> {
+        let free = !(self.used | self.abandoned);
+        let tag = [free, self.abandoned]
+            .into_iter()
+            .find(|&tags| tags != 0)?
+            .trailing_zeros();
+        self.abandoned &= !(1 << tag);
+        self.used |= 1 << tag;
+        Some(tag as u8)
+    }
+
+    fn abandon(&mut self, tag: u8) {
+        self.used &= !(1 << tag);
+        self.abandoned |= 1 << tag;
+    }
 }
 
 impl State {
-    /// Reports why a request was refused, if that is to be reported.
-    pub(super) fn report_request(&mut self, fault: Fault, request: &Request, purpose: Purpose) {
-        let transaction = match purpose {
-            Purpose::Speculation => return,
-            Purpose::Access => TransactionType::untranslated(request.access),
-            // A successful answer is not reported, even one without permissions.
-            Purpose::TranslationRequest
-                if fault.cause.refusal() == crate::bus::Refusal::NotPresent =>
-            {
-                return;
+    /// The tail was moved, or what kept commands from being executed is over.
+    pub(super) fn ring_doorbell(&mut self) {
+        if !self.policy.later {
+            while self.run_commands() {}
+        }
+    }
+
+    /// Does one piece of the command queue's work.
+    pub(super) fn run_commands(&mut self) -> bool {
+        let registers = self.registers.queue(Queue::Command);
+        if !registers.is_active() || registers.csr & ERRORS != 0 || self.commands.frozen {
+            return false;
+        }
+        if self.policy.unordered {
+            let first = self.random.below(4);
+            (0..4).any(|turn| match (first + turn) % 4 {
+                0 => self.commands.ahead.len() < FETCHED_AHEAD && self.fetch(),
+                1 => self.start_any(),
+                _ => self.pass(),
+            })
+        } else {
+            if self.commands.ahead.is_empty() && !self.fetch() {
+                return false;
             }
-            Purpose::TranslationRequest => TransactionType::TranslationRequest,
-        };
-        self.report(fault, transaction, request, request.address);
-    }
-
-    /// Reports a translated request that was refused.
-    pub(super) fn report_translated(&mut self, fault: Fault, device: u32) {
-        let request = message_of(device, None, false);
-        self.report(fault, TransactionType::TranslatedRead, &request, 0);
-    }
-
-    /// Reports that an invalidation completion was refused.
-    pub(super) fn report_completion(&mut self, fault: Fault, device: u32) {
-        let request = message_of(device, None, false);
-        let transaction = TransactionType::Message;
-        self.report(fault, transaction, &request, INVALIDATE_COMPLETION);
-    }
-
-    /// Reports that a message of the IOMMU's own could not be written.
-    pub(super) fn report_message_failure(&mut self, address: u64) {
-        let none = message_of(0, None, false);
-        let fault = Cause::MSI_WRITE_ACCESS_FAULT.into();
-        self.report(fault, TransactionType::None, &none, address);
-    }
-
-    fn report(
-        &mut self,
-        fault: Fault,
-        transaction: TransactionType,
-        request: &Request,
-        iotval: u64,
-    ) {
-        if fault.silent {
-            return;
+            let ready = self.start_ahead(0);
+            self.pass() || ready
         }
-        let pasid = request.pasid.map_or(0, |pasid| {
-            u64::from(pasid & 0xf_ffff) << 12 | 1 << 32 | u64::from(request.privileged) << 33
+    }
+
+    /// Fetches the next command.
+    fn fetch(&mut self) -> bool {
+        let registers = self.registers.queue(Queue::Command);
+        let ahead = self.commands.ahead.len() as u32;
+        let index = registers.head.wrapping_add(ahead) & registers.mask();
+        let fetched_all = ahead > registers.mask() || index == registers.tail;
+        if fetched_all {
+            return false;
+        }
+        let words = registers.entry(index, COMMAND_SIZE).and_then(|entry| {
+            let load = |at| self.memory.load(at).ok();
+            Some([load(entry)?, load(entry + 8)?])
         });
-        let first = u64::from(fault.cause.0)
-            | pasid
-            | (transaction as u64) << 34
-            | u64::from(request.device & 0xff_ffff) << 40;
-        self.faults.push_back([first, 0, iotval, fault.iotval2]);
-        if !self.policy.later || self.faults.len() > WAITING {
-            self.write_fault();
+        match words {
+            Some(words) => {
+                let command = self.decode(words);
+                self.commands.ahead.push_back((command, Progress::Fetched));
+                true
+            }
+            // Whether an entry behind others is there is seen when `cqh` reaches it.
+            None if ahead == 0 => {
+                self.stop(MEMORY_FAULT);
+                true
+            }
+            None => false,
         }
     }
 
-    /// Writes the oldest fault that waits.
-    pub(super) fn write_fault(&mut self) -> bool {
-        let Some(record) = self.faults.pop_front() else {
+    /// Executes any command that is fetched.
+    fn start_any(&mut self) -> bool {
+        let passed = self.commands.passed.len();
+        let count = passed + self.commands.ahead.len();
+        let first = self.random.below(count as u64) as usize;
+        (0..count).any(|turn| match (first + turn) % count {
+            index if index < passed => self.start_passed(index),
+            index => self.start_ahead(index - passed),
+        })
+    }
+
+    fn start_passed(&mut self, index: usize) -> bool {
+        let (command, progress) = self.commands.passed[index];
+        let Some(now) = self.start(command, progress) else {
             return false;
         };
-        let _ = self.enter(Queue::Fault, &record);
+        if now == Progress::Done {
+            self.commands.passed.remove(index);
+        } else {
+            self.commands.passed[index].1 = now;
+        }
         true
     }
 
-    pub(super) fn write_faults_out(&mut self) {
-        while self.write_fault() {}
+    fn start_ahead(&mut self, index: usize) -> bool {
+        let (Some(command), progress) = self.commands.ahead[index] else {
+            return false;
+        };
+        // What counts as illegal when `cqh` reaches it is not executed before.
+        if self.commands.reject_next {
+            return false;
+        }
+        match self.start(command, progress) {
+            Some(now) => {
+                self.commands.ahead[index].1 = now;
+                true
+            }
+            None => false,
+        }
     }
 
-    /// Enters a record into a queue. While an error bit is set, records are lost.
-    fn enter(&mut self, queue: Queue, record: &[u64]) -> Result<(), Refused> {
-        let registers = self.registers.queue_mut(queue);
-        let errors = registers.csr & (MEMORY_FAULT | OVERFLOW);
-        let outcome = if !registers.is_active() {
-            return Err(Refused::Off);
-        } else if errors & MEMORY_FAULT != 0 {
-            Err(Refused::MemoryFault)
-        } else if errors & OVERFLOW != 0 {
-            Err(Refused::Overflow)
-        } else if registers.is_full() {
-            registers.csr |= OVERFLOW;
-            Err(Refused::Overflow)
-        } else {
-            let size = record.len() as u64 * 8;
-            let stored = registers
-                .entry(registers.tail, size)
-                .is_some_and(|entry| store(&self.memory, entry, record));
-            if stored {
-                registers.tail = (registers.tail + 1) & registers.mask();
-                Ok(())
-            } else {
-                registers.csr |= MEMORY_FAULT;
-                Err(Refused::MemoryFault)
+    /// Executes a command that was not: its progress then, or none if it cannot be yet.
+    fn start(&mut self, command: Command, progress: Progress) -> Option<Progress> {
+        if progress != Progress::Fetched {
+            return None;
+        }
+        match command {
+            Command::Fence(_) => None,
+            Command::InvalidateDeviceTlb(invalidation) => {
+                let tags = self.commands.tags.entry(invalidation.device).or_default();
+                let tag = tags.take()?;
+                if let Some(port) = self.ports.get(&invalidation.device) {
+                    port.invalidate(invalidation.request(tag));
+                }
+                Some(Progress::Sent(tag))
             }
+            command => {
+                self.execute(command);
+                Some(Progress::Done)
+            }
+        }
+    }
+
+    /// Lets `cqh` pass the command that it stands at, if that may be.
+    fn pass(&mut self) -> bool {
+        let Some(&(command, progress)) = self.commands.ahead.front() else {
+            return false;
         };
-        let bit = if queue == Queue::Fault { FIP } else { PIP };
-        if outcome.is_ok() {
-            self.raise(queue, bit);
+        let rejected =
+            progress == Progress::Fetched && std::mem::take(&mut self.commands.reject_next);
+        let Some(command) = command.filter(|_| !rejected) else {
+            self.stop(CMD_ILL);
+            return true;
+        };
+        match command {
+            Command::Fence(fence) if progress == Progress::Fetched => {
+                return self.complete(fence);
+            }
+            _ if progress == Progress::Done => {}
+            _ if progress == Progress::TimedOut => self.commands.timed_out = true,
+            // Without a tag, or in order, the queue waits for the command to be executed.
+            _ if progress == Progress::Fetched && !self.policy.unordered => return false,
+            command => self.commands.passed.push((command, progress)),
+        }
+        self.commands.ahead.pop_front();
+        let registers = self.registers.queue_mut(Queue::Command);
+        registers.head = (registers.head + 1) & registers.mask();
+        true
+    }
+
+    /// Completes the fence at the head, if everything before it is done. `cqh` passes it next.
+    fn complete(&mut self, fence: Fence) -> bool {
+        if !self.commands.passed.is_empty() {
+            return false;
+        }
+        if std::mem::take(&mut self.commands.timed_out) {
+            self.stop(CMD_TO);
+            return true;
+        }
+        if fence.reads && fence.writes {
+            self.drain();
+        }
+        if let Some((address, data)) = fence.store
+            && self.memory.store32(address, data).is_err()
+        {
+            self.stop(MEMORY_FAULT);
+            return true;
+        }
+        if fence.interrupt {
+            self.registers.queue_mut(Queue::Command).csr |= FENCE_W_IP;
+            self.update_interrupts();
+        }
+        if let Some(fence) = self.commands.ahead.front_mut() {
+            fence.1 = Progress::Done;
+        }
+        true
+    }
+
+    /// Sets an error bit, which stops the queue with `cqh` at the command. What is behind it will be
+    /// fetched again. Of what is before it, the text says for CMD_ILL and CQMF: "Previous commands
+    /// may have completed, timed out, or their execution aborted".
+    fn stop(&mut self, error: u32) {
+        self.registers.queue_mut(Queue::Command).csr |= error;
+        let ahead = std::mem::take(&mut self.commands.ahead);
+        for (command, progress) in ahead.into_iter().filter_map(|(c, p)| Some((c?, p))) {
+            self.abandon(command, progress);
+        }
+        if error != CMD_TO && self.policy.unordered {
+            self.abort_some();
         }
         self.update_interrupts();
-        outcome
     }
 
-    /// Takes a page request message.
-    pub(super) fn take_page_request(&mut self, request: PageRequest) {
-        self.page_requests.push_back(request);
-        if !self.policy.later || self.page_requests.len() > WAITING {
-            self.handle_page_request();
-        }
-    }
-
-    pub(super) fn handle_page_requests(&mut self) {
-        while self.handle_page_request() {}
-    }
-
-    /// Queues the oldest page request that waits, or answers it.
-    pub(super) fn handle_page_request(&mut self) -> bool {
-        let Some(request) = self.page_requests.pop_front() else {
-            return false;
-        };
-        match self.page_request_context(&request) {
-            Ok(context) => match self.enter(Queue::PageRequest, &page_request_record(&request)) {
-                Ok(()) => {}
-                Err(Refused::Overflow) => {
-                    self.answer_page_request(&request, ResponseCode::Success, Some(context));
-                }
-                Err(Refused::Off | Refused::MemoryFault) => {
-                    self.answer_page_request(&request, ResponseCode::Failure, Some(context));
-                }
-            },
-            Err((fault, context)) => {
-                let message = message_of(request.device, request.pasid, request.privileged);
-                self.report(fault, TransactionType::Message, &message, PAGE_REQUEST);
-                let code = match fault.cause {
-                    Cause::TRANSACTION_TYPE_DISALLOWED => ResponseCode::InvalidRequest,
-                    _ => ResponseCode::Failure,
-                };
-                self.answer_page_request(&request, code, context);
+    /// Each command that was passed is aborted, or goes on.
+    fn abort_some(&mut self) {
+        let passed = std::mem::take(&mut self.commands.passed);
+        for (command, progress) in passed {
+            if self.random.once_in(2) {
+                self.abandon(command, progress);
+            } else {
+                self.commands.passed.push((command, progress));
             }
         }
-        true
     }
 
-    /// The context of a device that may send page requests.
-    fn page_request_context(
-        &mut self,
-        request: &PageRequest,
-    ) -> Result<DeviceContext, (Fault, Option<DeviceContext>)> {
-        let disallowed = Fault::from(Cause::TRANSACTION_TYPE_DISALLOWED);
-        match self.directory_mode() {
-            0 => return Err((Cause::ALL_INBOUND_TRANSACTIONS_DISALLOWED.into(), None)),
-            1 => return Err((disallowed, None)),
-            _ => {}
+    /// The queue was turned off: what was fetched is executed or aborted.
+    pub(super) fn abort_commands(&mut self) {
+        let passed = std::mem::take(&mut self.commands.passed);
+        let ahead = std::mem::take(&mut self.commands.ahead);
+        let ahead = ahead.into_iter().filter_map(|(c, p)| Some((c?, p)));
+        for (command, progress) in passed.into_iter().chain(ahead) {
+            self.abandon(command, progress);
         }
-        let context = self
-            .check_device_id(request.device)
-            .and_then(|()| self.locate_device(request.device))
-            .map_err(|fault| (fault, None))?;
-        if context.enables_ats() && context.enables_page_requests() {
-            return Ok(context);
-        }
-        let fault = disallowed.of_device(context.disables_faults());
-        Err((fault, Some(context)))
+        self.commands.timed_out = false;
     }
 
-    /// Answers for software, if an answer is due. Failures carry the PASID of the request, other
-    /// codes only if PRPR says that the device wants it.
-    fn answer_page_request(
-        &mut self,
-        request: &PageRequest,
-        code: ResponseCode,
-        context: Option<DeviceContext>,
-    ) {
-        let stop_marker = !request.read && !request.write;
-        if !request.last || stop_marker {
-            return;
-        }
-        let wants_pasid = context.is_some_and(|context| context.responses_need_pasid());
-        let with_pasid = code == ResponseCode::Failure || wants_pasid;
-        if let Some(port) = self.ports.get(&request.device) {
-            port.respond(PageResponse {
-                pasid: request.pasid.filter(|_| with_pasid),
-                group: request.group,
-                code,
-            });
+    /// Nobody waits for a command any more.
+    fn abandon(&mut self, command: Command, progress: Progress) {
+        if let (Command::InvalidateDeviceTlb(invalidation), Progress::Sent(tag)) =
+            (command, progress)
+        {
+            let tags = self.commands.tags.entry(invalidation.device).or_default();
+            tags.abandon(tag);
         }
     }
-}
 
-fn store(memory: &crate::Memory, entry: u64, record: &[u64]) -> bool {
-    let words = (entry..).step_by(8).zip(record);
-    words
-        .map(|(at, &word)| memory.store(at, word))
-        .all(|stored| stored.is_ok())
-}
-
-/// What a message says of its sender.
-fn message_of(device: u32, pasid: Option<u32>, privileged: bool) -> Request {
-    Request {
-        device,
-        pasid,
-        privileged,
-        address: 0,
-        access: crate::bus::Access::Read,
+    /// A device has answered the invalidations of these tags.
+    pub(super) fn complete_invalidations(&mut self, device: u32, itags: u32) {
+        let tags = self.commands.tags.entry(device).or_default();
+        tags.abandoned &= !itags;
+        let answered = tags.used & itags;
+        tags.used &= !itags;
+        let is_answered = |command: &Command, progress: Progress| {
+            matches!((command, progress), (Command::InvalidateDeviceTlb(sent), Progress::Sent(tag))
+                if sent.device == device && answered >> tag & 1 == 1)
+        };
+        self.commands
+            .passed
+            .retain(|(command, progress)| !is_answered(command, *progress));
+        for (command, progress) in &mut self.commands.ahead {
+            if let Some(command) = command
+                && is_answered(command, *progress)
+            {
+                *progress = Progress::Done;
+            }
+        }
+        self.ring_doorbell();
     }
-}
 
-/// Figure "Page-request-queue record".
-fn page_request_record(request: &PageRequest) -> [u64; 2] {
-    let pasid = request.pasid.map_or(0, |pasid| {
-        u64::from(pasid & 0xf_ffff) << 12
-            | 1 << 32
-            | u64::from(request.privileged) << 33
-            | u64::from(request.execute) << 34
-    });
-    [
-        pasid | u64::from(request.device & 0xff_ffff) << 40,
-        u64::from(request.read)
-            | u64::from(request.write) << 1
-            | u64::from(request.last) << 2
-            | u64::from(request.group & 0x1ff) << 3
-            | request.address & !0xfff,
-    ]
+    /// No device that has been asked will answer in time. The next fence says so.
+    pub(super) fn time_out_devices(&mut self) {
+        let passed = std::mem::take(&mut self.commands.passed);
+        for (command, progress) in passed {
+            if let Progress::Sent(_) = progress {
+                self.abandon(command, progress);
+                self.commands.timed_out = true;
+            } else {
+                self.commands.passed.push((command, progress));
+            }
+        }
+        for index in 0..self.commands.ahead.len() {
+            if let (Some(command), progress @ Progress::Sent(_)) = self.commands.ahead[index] {
+                self.abandon(command, progress);
+                self.commands.ahead[index].1 = Progress::TimedOut;
+            }
+        }
+        self.ring_doorbell();
+    }
 }

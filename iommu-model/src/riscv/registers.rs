@@ -1,7 +1,8 @@
 //! The register file (chapter "Memory-mapped register interface").
 //!
 //! A 64-bit access is made of two 32-bit ones, the high half first, as the text permits. What the
-//! text leaves UNSPECIFIED is ignored and noted ([`Model::take_unspecified`](super::Model)).
+//! text leaves UNSPECIFIED is ignored and complained of
+//! ([`take_complaints`](super::RiscvIommu::take_complaints)).
 
 use super::State;
 use super::configuration::{Configuration, InterruptGeneration};

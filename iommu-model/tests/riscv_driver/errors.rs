@@ -120,7 +120,7 @@ fn an_illegal_command_fails_its_list_and_no_other() {
             let address = ADDRESS + round * 4096;
             table.map(address, 0x8100_0000, WRITABLE);
             scene.ask(Some(3), address, Access::Read).unwrap();
-            scene.model.reject_next_command();
+            scene.model.reject_next();
             let error = invalidate(&unit, &[iotlb(tag)], page(address), Levels::LeafOnly);
             assert!(
                 matches!(error, Err(QueueError::IllegalCommand { .. })),
@@ -142,7 +142,7 @@ fn a_queue_that_stands_still_is_given_up() {
         let scene = Scene::new(policy, 0, Configuration::default());
         let unit = scene.driver();
         let tag = unit.allocate_tag().unwrap();
-        scene.model.stop_executing();
+        scene.model.freeze();
         let error = invalidate(&unit, &[iotlb(tag)], page(ADDRESS), Levels::LeafOnly);
         assert!(matches!(error, Err(QueueError::Timeout(_))), "{error:?}");
         scene.assert_specified();

@@ -9,7 +9,7 @@ use iommu_core::operation::{Invalidation, Levels, Target};
 use iommu_core::page_table::{Format, PageTable};
 use iommu_core::testing::Recorder;
 use iommu_model::device::{self, Answers, Device, History};
-use iommu_model::riscv::{Configuration, Model};
+use iommu_model::riscv::{Configuration, RiscvIommu};
 use iommu_model::{
     Access, Coherency, Hardware, Machine, Memory, ModelPlatform, Policy, Refusal, Request,
 };
@@ -36,7 +36,7 @@ pub const ADDRESS: u64 = 0x12_3456_7000;
 /// A machine with one IOMMU and one device.
 pub struct Scene {
     pub machine: Arc<Machine>,
-    pub model: Arc<Model>,
+    pub model: Arc<RiscvIommu>,
     pub iommu: Arc<dyn Hardware>,
 }
 
@@ -52,7 +52,7 @@ impl Scene {
         coherency: Coherency,
     ) -> Self {
         let machine = Machine::new(Memory::new(0x8000_0000, 32 << 20, coherency), policy, seed);
-        let model = Model::new(&machine, configuration);
+        let model = RiscvIommu::new(&machine, configuration);
         let iommu: Arc<dyn Hardware> = model.clone();
         machine.add_iommu(iommu.clone());
         Self {
@@ -97,7 +97,7 @@ impl Scene {
 
     /// Nothing was left to chance.
     pub fn assert_specified(&self) {
-        assert_eq!(self.model.take_unspecified(), Vec::<&str>::new());
+        assert_eq!(self.model.take_complaints(), Vec::<&str>::new());
     }
 }
 
