@@ -22,6 +22,7 @@ mod memory;
 mod platform;
 mod random;
 pub mod riscv;
+pub mod smmuv3;
 pub mod vtd;
 
 pub use bus::{

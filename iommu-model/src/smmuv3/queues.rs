@@ -1,0 +1,594 @@
+//! The command queue's consumption, the event and page-request queues, stalled transactions and
+//! interrupts (3.5, 3.12.2, 3.18, chapters 7 and 8).
+
+use super::Core;
+use super::commands::{Command, Signal};
+use super::entries::Stream;
+use super::events::{Record, translation_fault};
+use super::registers::{Message, OVERFLOW, QueueRegisters, Updated, cr0, gerror, irq};
+use super::walk::{Fault, Want};
+use crate::bus::{InvalidationRequest, PageRequest, PageResponse, Port, Request, ResponseCode};
+use crate::memory::NoSuchMemory;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// SMMU_CMDQ_CONS.ERR (7.1).
+const CERROR_ILL: u32 = 1;
+const CERROR_ABT: u32 = 2;
+const CERROR_ATC_INV_SYNC: u32 = 3;
+
+/// Records that wait to be written, at most.
+const OUTBOX: usize = 64;
+
+/// Interrupts that nobody took, at most.
+const INTERRUPTS: usize = 1024;
+
+/// The state of command execution that no register shows.
+#[derive(Debug, Default)]
+pub struct CommandState {
+    /// Consumed, and not in effect yet.
+    pending: Vec<Command>,
+    /// An invalidation was consumed since the last CMD_SYNC.
+    unsynchronized: bool,
+    /// Messages of completed CMD_SYNCs that are on their way.
+    messages: VecDeque<(u64, u32)>,
+    /// An ATS invalidation that the next CMD_SYNC waits for was given up.
+    timed_out: bool,
+    /// The next command is treated as illegal.
+    pub refuse_next: bool,
+    /// Nothing is consumed any more.
+    pub stopped: bool,
+}
+
+/// A transaction that waits for CMD_RESUME.
+#[derive(Debug)]
+pub struct Stalled {
+    pub device: u32,
+    tag: u16,
+    /// Its event, until that is in the queue.
+    record: Option<Record>,
+    /// What the event tells was invalidated meanwhile: it is tried again instead (7.2.1).
+    outdated: bool,
+}
+
+/// A connected device.
+pub struct Device {
+    pub port: Arc<dyn Port>,
+    /// Tags of invalidations that were sent and not answered.
+    sent: u32,
+    /// Tags of those that were given up. They stay taken until the device answers after all.
+    lost: u32,
+    /// Invalidations without a tag.
+    pub waiting: VecDeque<InvalidationRequest>,
+}
+
+impl Device {
+    /// A device that nothing was sent to.
+    pub fn new(port: Arc<dyn Port>) -> Self {
+        Self {
+            port,
+            sent: 0,
+            lost: 0,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    /// Sends what waits, as far as there are tags.
+    pub fn send(&mut self) {
+        loop {
+            let itag = (self.sent | self.lost).trailing_ones();
+            if itag == 32 {
+                return;
+            }
+            let Some(request) = self.waiting.pop_front() else {
+                return;
+            };
+            self.sent |= 1 << itag;
+            self.port.invalidate(InvalidationRequest {
+                itag: itag as u8,
+                ..request
+            });
+        }
+    }
+
+    /// Completions arrived.
+    pub fn completed(&mut self, itags: u32) {
+        self.sent &= !itags;
+        self.lost &= !itags;
+        self.send();
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.sent != 0 || !self.waiting.is_empty()
+    }
+}
+
+/// A queue in memory: its place, and arithmetic on its indices with their wrap flag.
+#[derive(Clone, Copy)]
+struct Ring {
+    base: u64,
+    log2_slots: u32,
+    entry_bytes: u64,
+}
+
+impl Ring {
+    fn mask(self) -> u32 {
+        (2 << self.log2_slots) - 1
+    }
+    fn slots(self) -> u32 {
+        1 << self.log2_slots
+    }
+    fn count(self, registers: QueueRegisters) -> u32 {
+        registers.producer.wrapping_sub(registers.consumer) & self.mask()
+    }
+    fn address(self, index: u32) -> u64 {
+        self.base + u64::from(index & (self.slots() - 1)) * self.entry_bytes
+    }
+    /// `index` after one entry more; the bits above it stay.
+    fn advance(self, index: u32) -> u32 {
+        index & !0x000f_ffff | index.wrapping_add(1) & self.mask()
+    }
+}
+
+/// What may interrupt.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Gerror,
+    Events,
+    PageRequests,
+}
+
+impl Core {
+    fn ring(&self, registers: QueueRegisters, most: u8, entry_bytes: u64) -> Ring {
+        let log2_slots = ((registers.base & 0x1f) as u32).min(most.into());
+        let bytes = entry_bytes << log2_slots;
+        let base = registers.base & self.configuration.physical_mask() & !(bytes.max(32) - 1);
+        Ring {
+            base,
+            log2_slots,
+            entry_bytes,
+        }
+    }
+
+    /// Does everything that is to be done.
+    pub fn run(&mut self) {
+        while self.work() {}
+    }
+
+    /// Does one piece of work; false if there is none.
+    pub fn work(&mut self) -> bool {
+        const PIECES: u64 = 6;
+        let first = if self.policy.unordered {
+            self.random.below(PIECES)
+        } else {
+            0
+        };
+        (0..PIECES).any(|turn| match (first + turn) % PIECES {
+            0 => self.update(),
+            1 => self.write_record(),
+            2 => self.record_stalled(),
+            3 => self.complete(),
+            4 => self.write_message(),
+            _ => self.consume(),
+        })
+    }
+
+    /// Lets a written control field take effect.
+    fn update(&mut self) -> bool {
+        let (unordered, random) = (self.policy.unordered, &self.random);
+        let choose = |count| if unordered { random.below(count) } else { 0 };
+        match self.registers.update(choose) {
+            None => return false,
+            // Every transaction that waits is terminated (6.3.9.6).
+            Some(Updated::Disabled(cr0::SMMUEN)) => self.terminate(|_| true),
+            // What was committed becomes visible first (6.3.9.4).
+            Some(Updated::Disabled(cr0::EVENTQEN)) => {
+                self.registers.cr0ack |= cr0::EVENTQEN;
+                while self.write_record() {}
+                self.registers.cr0ack &= !cr0::EVENTQEN;
+            }
+            Some(_) => {}
+        }
+        true
+    }
+
+    /// Lets one consumed command take effect.
+    fn complete(&mut self) -> bool {
+        let pending = &mut self.commands.pending;
+        if pending.is_empty() {
+            return false;
+        }
+        let any = self.random.below(pending.len() as u64) as usize;
+        let command = pending.remove(any);
+        self.execute(command);
+        true
+    }
+
+    /// Consumes one command; false if there is none, or it waits.
+    fn consume(&mut self) -> bool {
+        let registers = self.registers.commands;
+        let ring = self.ring(registers, self.configuration.command_queue_log2, 16);
+        let count = ring.count(registers);
+        let running = self.registers.enabled(cr0::CMDQEN)
+            && !self.registers.error_active(gerror::CMDQ)
+            && !self.commands.stopped;
+        // Indices that contradict each other stop the queue, as 3.5.1 permits.
+        if !running || count == 0 || count > ring.slots() {
+            return false;
+        }
+        let at = ring.address(registers.consumer);
+        let words = match (self.memory.load(at), self.memory.load(at + 8)) {
+            (Ok(low), Ok(high)) => [low, high],
+            _ => return self.stop(CERROR_ABT),
+        };
+        let refused = std::mem::take(&mut self.commands.refuse_next);
+        let command = match self.decode_command(words) {
+            Ok(command) if !refused => command,
+            _ => return self.stop(CERROR_ILL),
+        };
+        match command {
+            Command::Sync(signal) => return self.synchronize(ring, signal),
+            Command::Resume { .. } | Command::Terminate { .. } | Command::Respond { .. } => {
+                self.execute(command);
+            }
+            _ => {
+                self.commands.unsynchronized |= !matches!(command, Command::Prefetch { .. });
+                if self.policy.unordered {
+                    self.commands.pending.push(command);
+                } else {
+                    self.execute(command);
+                }
+            }
+        }
+        self.registers.commands.consumer = ring.advance(registers.consumer);
+        true
+    }
+
+    /// The command at the head cannot be consumed (7.1).
+    fn stop(&mut self, error: u32) -> bool {
+        let consumer = &mut self.registers.commands.consumer;
+        *consumer = *consumer & 0x000f_ffff | error << 24;
+        self.raise(gerror::CMDQ);
+        true
+    }
+
+    /// CMD_SYNC at the head: consumed when everything before it is done (4.7.3).
+    fn synchronize(&mut self, ring: Ring, signal: Signal) -> bool {
+        if std::mem::take(&mut self.commands.timed_out) {
+            return self.stop(CERROR_ATC_INV_SYNC);
+        }
+        let awaited = self.devices.values().any(Device::is_awaited);
+        if awaited || !self.commands.pending.is_empty() || !self.commands.messages.is_empty() {
+            return false;
+        }
+        let invalidated = std::mem::take(&mut self.commands.unsynchronized);
+        if invalidated && let Some(machine) = self.machine.upgrade() {
+            machine.drain();
+        }
+        while self.write_record() {}
+        while self.record_stalled() {}
+        if invalidated {
+            for stalled in &mut self.stalled {
+                stalled.outdated |= stalled.record.is_some();
+            }
+        }
+        let consumer = &mut self.registers.commands.consumer;
+        *consumer = ring.advance(*consumer);
+        if let Signal::Interrupt { address, data } = signal {
+            self.tell("CMD_SYNC");
+            if self.configuration.msi && address != 0 {
+                self.commands.messages.push_back((address, data));
+                if !self.policy.later {
+                    self.write_message();
+                }
+            }
+        }
+        true
+    }
+
+    /// Writes the message of a completed CMD_SYNC.
+    fn write_message(&mut self) -> bool {
+        let Some((address, data)) = self.commands.messages.pop_front() else {
+            return false;
+        };
+        if self.write_32(address, data).is_err() {
+            self.raise(gerror::MSI_CMDQ_ABT);
+        }
+        true
+    }
+
+    fn write_32(&self, address: u64, data: u32) -> Result<(), NoSuchMemory> {
+        let address = address & self.configuration.physical_mask();
+        self.memory.store32(address, data)
+    }
+
+    /// [`Hardware::time_out_devices`](crate::Hardware::time_out_devices).
+    pub fn time_out_devices(&mut self) {
+        for device in self.devices.values_mut() {
+            if device.is_awaited() {
+                device.lost |= std::mem::take(&mut device.sent);
+                device.waiting.clear();
+                self.commands.timed_out = true;
+            }
+        }
+    }
+
+    /// Records an event: at once, or when the policy says so.
+    pub fn record(&mut self, record: Option<Record>) {
+        let Some(record) = record else { return };
+        self.outbox.push_back(record);
+        while !self.outbox.is_empty() && (!self.policy.later || self.outbox.len() > OUTBOX) {
+            self.write_record();
+        }
+    }
+
+    /// Writes one record that waits, or discards it if the queue is not writable (7.2.1, 7.4).
+    fn write_record(&mut self) -> bool {
+        let Some(record) = self.outbox.pop_front() else {
+            return false;
+        };
+        if self.events_are_writable() {
+            self.push_event(record);
+            return true;
+        }
+        let registers = &mut self.registers.events;
+        let acknowledged = (registers.producer ^ registers.consumer) & OVERFLOW == 0;
+        if self.registers.cr0ack & cr0::EVENTQEN != 0
+            && !self.registers.error_active(gerror::EVENTQ_ABT)
+            && acknowledged
+        {
+            self.registers.events.producer ^= OVERFLOW;
+        }
+        true
+    }
+
+    fn event_ring(&self) -> Ring {
+        let most = self.configuration.event_queue_log2;
+        self.ring(self.registers.events, most, 32)
+    }
+
+    fn events_are_writable(&self) -> bool {
+        let ring = self.event_ring();
+        self.registers.enabled(cr0::EVENTQEN)
+            && !self.registers.error_active(gerror::EVENTQ_ABT)
+            && ring.count(self.registers.events) < ring.slots()
+    }
+
+    fn push_event(&mut self, record: Record) {
+        let ring = self.event_ring();
+        let empty = ring.count(self.registers.events) == 0;
+        if self.push(ring, self.registers.events, &record).is_err() {
+            self.raise(gerror::EVENTQ_ABT);
+            return;
+        }
+        self.registers.events.producer = ring.advance(self.registers.events.producer);
+        if empty {
+            self.interrupt(Source::Events);
+        }
+    }
+
+    fn push(&self, ring: Ring, queue: QueueRegisters, words: &[u64]) -> Result<(), NoSuchMemory> {
+        let at = ring.address(queue.producer);
+        for (&word, at) in words.iter().zip((at..).step_by(8)) {
+            self.memory.store(at, word)?;
+        }
+        Ok(())
+    }
+
+    /// Lets a faulting transaction wait; its tag, or `None` if no more can.
+    pub fn stall(&mut self, fault: &Fault, request: &Request, want: Want) -> Option<u16> {
+        let most = self.configuration.stall_max;
+        let tag = (0..most).find(|&tag| self.stalled.iter().all(|stalled| stalled.tag != tag))?;
+        self.stalled.push(Stalled {
+            device: request.device,
+            tag,
+            record: Some(translation_fault(fault, request, want, Some(tag))),
+            outdated: false,
+        });
+        if !self.policy.later {
+            self.record_stalled();
+        }
+        Some(tag)
+    }
+
+    /// Writes the event of one stalled transaction, once the queue is writable.
+    fn record_stalled(&mut self) -> bool {
+        if !self.events_are_writable() {
+            return false;
+        }
+        let waiting = |stalled: &Stalled| stalled.record.is_some();
+        let Some(index) = self.stalled.iter().position(waiting) else {
+            return false;
+        };
+        if self.stalled[index].outdated {
+            let stalled = self.stalled.remove(index);
+            self.release(&stalled, true);
+        } else if let Some(record) = self.stalled[index].record.take() {
+            self.push_event(record);
+        }
+        true
+    }
+
+    /// CMD_RESUME. One that fits no recorded stall does nothing.
+    pub fn resume(&mut self, stream: u32, tag: u16, retry: bool) {
+        let fits = |stalled: &Stalled| {
+            stalled.device == stream && stalled.tag == tag && stalled.record.is_none()
+        };
+        if let Some(index) = self.stalled.iter().position(fits) {
+            let stalled = self.stalled.remove(index);
+            self.release(&stalled, retry);
+        }
+    }
+
+    /// Terminates every stalled transaction that `chosen` picks.
+    pub fn terminate(&mut self, chosen: impl Fn(&Stalled) -> bool) {
+        let all = std::mem::take(&mut self.stalled);
+        let (gone, kept) = all.into_iter().partition(chosen);
+        self.stalled = kept;
+        let gone: Vec<Stalled> = gone;
+        for stalled in &gone {
+            self.release(stalled, false);
+        }
+    }
+
+    fn release(&self, stalled: &Stalled, retry: bool) {
+        if let Some(device) = self.devices.get(&stalled.device) {
+            device.port.resume(stalled.tag.into(), retry);
+        }
+    }
+
+    /// Sends a page response.
+    pub fn respond(&self, stream: u32, response: PageResponse) {
+        if let Some(device) = self.devices.get(&stream) {
+            device.port.respond(response);
+        }
+    }
+
+    /// A page request message arrives (chapter 8).
+    pub fn page_request(&mut self, request: &PageRequest) {
+        let accepts = self.configuration.pri
+            && self.registers.enabled(cr0::PRIQEN | cr0::SMMUEN)
+            && !self.registers.error_active(gerror::PRIQ_ABT);
+        if !accepts {
+            return self.answer(request, None, ResponseCode::Failure);
+        }
+        let most = self.configuration.page_request_queue_log2;
+        let registers = self.registers.page_requests;
+        let ring = self.ring(registers, most, 16);
+        let overflowed = (registers.producer ^ registers.consumer) & OVERFLOW != 0;
+        let last_only = self.registers.page_requests_message.attributes & 1 << 31 != 0;
+        if overflowed || ring.count(registers) >= ring.slots() {
+            if !overflowed {
+                self.registers.page_requests.producer ^= OVERFLOW;
+            }
+            if request.last {
+                self.answer_overflow(request);
+            }
+        } else {
+            if self
+                .push(ring, registers, &page_request_words(request))
+                .is_err()
+            {
+                self.raise(gerror::PRIQ_ABT);
+                return self.answer(request, None, ResponseCode::Failure);
+            }
+            self.registers.page_requests.producer = ring.advance(registers.producer);
+            if !last_only && ring.count(registers) == 0 {
+                self.interrupt(Source::PageRequests);
+            }
+        }
+        if last_only && request.last {
+            self.interrupt(Source::PageRequests);
+        }
+    }
+
+    /// The automatic response on overflow (8.1).
+    fn answer_overflow(&mut self, request: &PageRequest) {
+        let Some(pasid) = request
+            .pasid
+            .filter(|_| self.configuration.substream_bits > 0)
+        else {
+            return self.answer(request, None, ResponseCode::Success);
+        };
+        if self.configuration.responses_have_pasid {
+            return self.answer(request, Some(pasid), ResponseCode::Success);
+        }
+        match self.stream(request.device) {
+            Ok(stream) => {
+                let tagged = Stream(&stream.words).responses_have_pasid();
+                self.answer(request, tagged.then_some(pasid), ResponseCode::Success);
+            }
+            Err(_) => self.answer(request, None, ResponseCode::Failure),
+        }
+    }
+
+    /// An automatic response, which a stop marker does not get.
+    fn answer(&self, request: &PageRequest, pasid: Option<u32>, code: ResponseCode) {
+        let stop_marker =
+            request.pasid.is_some() && request.last && !request.read && !request.write;
+        // Requests that are not the last of their group are answered too, except on overflow (8.2).
+        if !stop_marker {
+            let group = request.group;
+            self.respond(request.device, PageResponse { pasid, group, code });
+        }
+    }
+
+    /// Activates a global error (7.5).
+    fn raise(&mut self, bit: u32) {
+        if self.registers.error_active(bit) {
+            return;
+        }
+        self.registers.gerror ^= bit;
+        if bit != gerror::MSI_GERROR_ABT {
+            self.interrupt(Source::Gerror);
+        }
+    }
+
+    /// Interrupts, if that is enabled: by wire, and by a message if one is configured (3.18).
+    fn interrupt(&mut self, source: Source) {
+        let (name, enable, message, aborted): (_, _, Message, _) = match source {
+            Source::Gerror => (
+                "GERROR",
+                irq::GERROR,
+                self.registers.gerror_message,
+                gerror::MSI_GERROR_ABT,
+            ),
+            Source::Events => (
+                "Event queue",
+                irq::EVENTQ,
+                self.registers.events_message,
+                gerror::MSI_EVENTQ_ABT,
+            ),
+            Source::PageRequests => (
+                "PRI queue",
+                irq::PRIQ,
+                self.registers.page_requests_message,
+                gerror::MSI_PRIQ_ABT,
+            ),
+        };
+        if self.registers.irq_ctrlack & enable == 0 {
+            return;
+        }
+        self.tell(name);
+        let sent = !self.configuration.msi
+            || message.address == 0
+            || self.write_32(message.address, message.data).is_ok();
+        if !sent {
+            self.raise(aborted);
+        }
+    }
+
+    fn tell(&mut self, name: &'static str) {
+        if self.interrupts.len() < INTERRUPTS {
+            self.interrupts.push(name);
+        }
+    }
+}
+
+/// An entry of the page-request queue (chapter 8).
+///
+/// ```text
+///  word 0  63  62   61 60 59  58   57..52 51          32 31       0
+///         |SSV|Last| W| R| X|Priv|  res. | SubstreamID  | StreamID |
+///  word 1  63             12 11..9 8      0
+///         | page address    | res. |PRGIndex|
+/// ```
+fn page_request_words(request: &PageRequest) -> [u64; 2] {
+    let tagged = request.pasid.is_some();
+    let flags = [
+        (58, request.privileged && tagged),
+        (59, request.execute && tagged),
+        (60, request.read),
+        (61, request.write),
+        (62, request.last),
+        (63, tagged),
+    ];
+    let flags = flags
+        .iter()
+        .fold(0, |word, &(at, set)| word | u64::from(set) << at);
+    let substream = u64::from(request.pasid.unwrap_or(0) & 0xf_ffff);
+    [
+        flags | substream << 32 | u64::from(request.device),
+        request.address & !0xfff | u64::from(request.group & 0x1ff),
+    ]
+}
