@@ -11,6 +11,8 @@
 //! | ECAP.DIT | invalidation throttle per physical function | device-TLB descriptors carry PFSID; else it is reserved |
 //! | ECAP.C | table accesses snoop | if clear, every table store is cleaned to memory |
 //! | ECAP.SMPWCS | page walks can snoop | if set, PWSNP is set; if clear, only a page table that its kernel writes back is accepted |
+//! | ECAP.PRS | page requests | with DT, [`Features::page_requests`]; else a device with them is refused |
+//! | ECAP.PDS | draining of page requests | the wait descriptor of a drain has PD; else it is reserved, and the device TLB's answer pushes page requests ahead |
 //! | CAP.ND | width of a domain-id | the tags: 1 to 2^(4 + 2 × ND) − 1, at most 16 bits; 0 stands for what is not present |
 //! | CAP.PSI, CAP.MAMV | page-selective invalidation and its largest block | larger blocks, and all without PSI, become PASID-wide |
 //! | CAP.FS5LP | 5-level first stage | if clear, a page table of 5 levels is refused |
@@ -93,7 +95,8 @@ impl Capabilities {
             iotlb_keyed_by_pasid: true,
             chained_sync: true,
             caches_not_present: self.caching_mode(),
-            page_requests: false,
+            page_requests: self.page_requests(),
+            // Only SMMUs hold transactions back.
             stall: false,
         }
     }
@@ -159,6 +162,16 @@ impl Capabilities {
     /// Whether device-TLB invalidations name the physical function.
     pub fn device_tlb_throttle(&self) -> bool {
         self.ecap.is_set(ecap::DIT)
+    }
+
+    /// Whether page requests of devices with a device TLB are taken.
+    pub fn page_requests(&self) -> bool {
+        self.ecap.is_set(ecap::PRS) && self.ecap.is_set(ecap::DT)
+    }
+
+    /// Whether a wait descriptor can wait for page requests that were received.
+    pub fn page_request_drain(&self) -> bool {
+        self.ecap.is_set(ecap::PDS)
     }
 
     /// What an IOTLB invalidation can wait for.

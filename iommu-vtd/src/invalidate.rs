@@ -9,7 +9,7 @@ use crate::planted::{self, Fault};
 use crate::queue::WORDS;
 use crate::spec::commands::{self, Command};
 use iommu_core::cover::{self, Block, Blocks, Costs, Cover};
-use iommu_core::ids::{DeviceId, Pasid, Tag};
+use iommu_core::ids::{DeviceId, Pasid, PhysicalAddress, Tag};
 use iommu_core::operation::{Invalidation, Levels, Target};
 use iommu_core::ring;
 
@@ -150,6 +150,25 @@ pub fn pasid_removed(
     if device_tlb && !planted::is(Fault::VtdDeviceTlbKept) {
         whole_device_tlb(source_id, pasid, capabilities, emit);
     }
+}
+
+/// Drains page requests and responses of a PASID that is blocked (7.10): behind the responses that
+/// were posted before, invalidations that push every page request of the device ahead of their
+/// answer, and a wait for what the hardware has received. It writes to `drained`.
+pub fn page_requests_drained(
+    source_id: u16,
+    tag: Tag,
+    pasid: Pasid,
+    drained: PhysicalAddress,
+    capabilities: &Capabilities,
+    emit: Emit<'_>,
+) {
+    emit(Item::Barrier);
+    let iotlb = commands::pasid_iotlb_all(domain_id(tag), pasid);
+    emit(Item::Command(iotlb));
+    whole_device_tlb(source_id, pasid, capabilities, emit);
+    let drain = commands::wait_drain(drained, capabilities.page_request_drain());
+    emit(Item::Command(drain));
 }
 
 fn pasid_changed(tag: Tag, pasid: Pasid, emit: Emit<'_>) {

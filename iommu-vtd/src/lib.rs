@@ -24,7 +24,7 @@
 //!
 //! One way through the crate: [`Unit`] changes `tables`, asks [`invalidate`] what the hardware must
 //! forget, and posts that to [`queue`]. [`spec`] holds the encodings, [`caps`] what each capability
-//! obliges to, [`faults`] what a fault record means.
+//! obliges to, [`faults`] what a fault record means, [`page_requests`] what a device asks for.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -35,6 +35,7 @@ pub mod faults;
 pub mod firmware;
 mod global;
 pub mod invalidate;
+pub mod page_requests;
 #[cfg(not(planted))]
 mod planted;
 #[cfg(planted)]

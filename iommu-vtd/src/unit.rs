@@ -3,7 +3,8 @@
 use crate::caps::Capabilities;
 use crate::faults::{self, Records};
 use crate::global::{GlobalCommand, HANDSHAKE_LIMIT};
-use crate::invalidate::{self, Emit};
+use crate::invalidate::{self, Emit, Item};
+use crate::page_requests::{self, PageRequestQueue};
 use crate::planted::{self, Fault as Planted};
 use crate::queue::{self, Queue};
 use crate::spec::registers::{
@@ -20,8 +21,9 @@ use iommu_core::error::{
 };
 use iommu_core::fault::{Fault, FaultSummary};
 use iommu_core::ids::{DeviceId, Pasid, Tag};
-use iommu_core::iommu::{Completed, DeviceConfig, Features, Iommu, Ticket};
+use iommu_core::iommu::{Completed, DeviceConfig, Features, Iommu, PageFaults, Ticket};
 use iommu_core::operation::Invalidation;
+use iommu_core::page_request::{PageResponse, Taken};
 use iommu_core::page_table::{Format, PageTable};
 use iommu_core::platform::{Mmio, Parts, Platform, wait_until};
 use iommu_core::ring::Ring;
@@ -47,6 +49,8 @@ pub struct Unit<P: Platform> {
 struct Memory<P: Platform> {
     queue: Queue<P>,
     tables: Mutex<Tables<P>>,
+    /// `None` if the hardware takes no page requests.
+    page_requests: Option<PageRequestQueue<P>>,
 }
 
 impl<P: Platform> Unit<P> {
@@ -76,10 +80,15 @@ impl<P: Platform> Unit<P> {
 
         let tables = Tables::new(&parts, capabilities.table_coherency())?;
         let queue = Ring::new(&parts, queue::Registers, queue::config())?;
+        let page_requests = match capabilities.page_requests() {
+            true => Some(PageRequestQueue::new(&parts)?),
+            false => None,
+        };
         let unit = Self {
             memory: Arc::new(Memory {
                 queue,
                 tables: Mutex::new(tables),
+                page_requests,
             }),
             tags: TagAllocator::new(1, capabilities.last_tag().into()),
             records: Records::new(()),
@@ -128,6 +137,9 @@ impl<P: Platform> Unit<P> {
         mmio.write64(RTADDR, root_table_address(root.0));
         self.flush_write_buffer()?;
         self.global.set_root_table()?;
+        if let Some(page_requests) = &self.memory.page_requests {
+            page_requests.set_up(mmio);
+        }
         if !self.capabilities.root_table_invalidates() {
             self.run(|emit| invalidate::everything(&self.capabilities, emit))?;
         }
@@ -238,6 +250,14 @@ impl<P: Platform> Iommu for Unit<P> {
         if config.device_tlb && !features.device_tlb {
             return Err(AttachError::NoDeviceTlb);
         }
+        let faults_can_be_resolved = match config.page_faults {
+            PageFaults::Fatal => true,
+            PageFaults::PageRequests { .. } => config.device_tlb && features.page_requests,
+            PageFaults::Stall => false,
+        };
+        if !faults_can_be_resolved {
+            return Err(AttachError::NoPageRequests);
+        }
         let config = DeviceConfig {
             pasid_bits: config.pasid_bits.min(features.pasid_bits),
             ..config
@@ -327,6 +347,37 @@ impl<P: Platform> Iommu for Unit<P> {
     fn take_faults(&self, report: &mut dyn FnMut(Fault)) -> FaultSummary {
         let mmio = &self.parts.mmio;
         faults::take(mmio, &self.capabilities, &self.records, report)
+    }
+
+    fn take_page_requests(&self, most: usize, take: &mut dyn FnMut(Taken)) -> usize {
+        match &self.memory.page_requests {
+            Some(page_requests) => page_requests.take(&self.parts.mmio, most, take),
+            None => 0,
+        }
+    }
+
+    fn respond(&self, responses: &[PageResponse]) -> Result<(), QueueError> {
+        self.memory.queue.post(|emit| {
+            for response in responses {
+                emit(Item::Command(page_requests::encode(response)));
+            }
+        })
+    }
+
+    fn drain_page_requests(&self, device: DeviceId, pasid: Pasid) -> Result<(), AttachError> {
+        let source_id = source_id(device)?;
+        let tag = {
+            let mut tables = self.memory.tables.lock();
+            tables.pasids(source_id)?.get(device, pasid)?.tag
+        };
+        let Some(page_requests) = &self.memory.page_requests else {
+            return Ok(());
+        };
+        let (drained, capabilities) = (page_requests.drained(), &self.capabilities);
+        self.run(|emit| {
+            invalidate::page_requests_drained(source_id, tag, pasid, drained, capabilities, emit);
+        })?;
+        Ok(())
     }
 }
 

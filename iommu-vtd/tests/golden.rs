@@ -236,9 +236,16 @@ fn table_entries_have_linuxs_fields() {
         directory_size: 0xff,
         pasid_enable: true,
         device_tlb_enable: true,
+        page_request_enable: false,
     };
     let words = context.words();
     assert_eq!(words, [0x1234_5678_9e0d, 0, 0, 0]);
+    // Linux's context_set_sm_pre(): BIT(4).
+    let context = ContextEntry {
+        page_request_enable: true,
+        ..context
+    };
+    assert_eq!(context.words()[0], 0x1234_5678_9e1d);
     assert_eq!(words[0] & 0x1e0, 0, "VTD_SM_CONTEXT_ENTRY_RSVD_VAL0");
     assert_eq!(root_half(PhysicalAddress(0x1234_5fff)), 0x1234_5001);
     assert_eq!(directory_entry(PhysicalAddress(0x1234_5fff)), 0x1234_5001);
@@ -298,4 +305,81 @@ fn the_largest_blocks_have_a_size() {
     assert_eq!(span(&command), (1 << 63, u64::MAX));
     let command = commands::device_tlb(0x100, 0, 0, 52);
     assert_eq!(command[1], 0x7fff_ffff_ffff_f001);
+}
+
+/// Linux 6.11's macros: `QI_PGRP_PASID_P` 4, `QI_PGRP_RESP_CODE` 12, `QI_PGRP_DID` 16,
+/// `QI_PGRP_PASID` 32, `QI_PGRP_IDX` 3 in word 1, type 9; the codes are its `QI_RESP_*`. The masks are
+/// QEMU's `VTD_INV_DESC_PGRESP_RSVD_LO` and `_HI`.
+#[test]
+fn a_page_group_response_is_encoded_as_linux_encodes_it() {
+    let pasid = Pasid::new(0xa_bcde);
+    for (pasid, code, low) in [
+        (
+            pasid,
+            commands::ResponseCode::Success,
+            0x000a_bcde_0100_0019,
+        ),
+        (
+            pasid,
+            commands::ResponseCode::InvalidRequest,
+            0x000a_bcde_0100_1019,
+        ),
+        (None, commands::ResponseCode::ResponseFailure, 0x0100_f009),
+    ] {
+        let command = commands::page_group_response(0x100, pasid, 0x1ff, code);
+        assert_eq!(command, [low, 0xff8, 0, 0]);
+        let widest = commands::page_group_response(u16::MAX, Some(Pasid::MAX), u16::MAX, code);
+        assert_eq!(widest[0] & 0xfff0_0000_0000_01e0, 0);
+        assert_eq!(widest[1] & 0xffff_ffff_ffff_f003, 0);
+    }
+}
+
+/// Linux's `QI_IWD_STATUS_WRITE` 1 << 5, `QI_IWD_FENCE` 1 << 6, `QI_IWD_PRQ_DRAIN` 1 << 7.
+#[test]
+fn a_draining_wait_is_encoded_as_linux_encodes_it() {
+    let address = PhysicalAddress(0x7_0000_1000);
+    let drain = commands::wait_drain(address, true);
+    assert_eq!(drain, [1 << 32 | 0xe5, 0x7_0000_1000, 0, 0]);
+    assert_eq!(commands::wait_drain(address, false)[0], 1 << 32 | 0x65);
+}
+
+/// The fields as Linux's `struct page_req_dsc` lays them out: type:8, pasid_present:1, rsvd:7, rid:16,
+/// pasid:20, exe_req:1, pm_req:1; rd_req:1, wr_req:1, lpig:1, prg_index:9, addr:52.
+#[test]
+fn a_page_request_is_decoded_as_linux_lays_it_out() {
+    use iommu_core::page_request::{Origin, PageRequest, Permissions};
+    use iommu_vtd::page_requests::decode;
+    use iommu_vtd::spec::events::PageRequestRecord;
+    let all = PageRequest {
+        device: DeviceId(0x1234),
+        pasid: Pasid::new(0xf_ffff).unwrap(),
+        address: 0xffff_8000_0000_1000,
+        permissions: Permissions {
+            read: true,
+            write: true,
+            execute: true,
+            privileged: true,
+        },
+        group: 0x155,
+        last: true,
+        origin: Origin::PageRequest,
+    };
+    let low = 1 | 1 << 8 | 0x1234 << 16 | 0xf_ffff << 32 | 1 << 52 | 1 << 53;
+    let high = 0xffff_8000_0000_1000 | 0x155 << 3 | 0b111;
+    assert_eq!(decode(PageRequestRecord { low, high }), Some(all));
+    let bare = PageRequestRecord { low: 1, high: 0 };
+    let expected = PageRequest {
+        device: DeviceId(0),
+        pasid: Pasid::UNTAGGED,
+        address: 0,
+        permissions: Permissions::default(),
+        group: 0,
+        last: false,
+        origin: Origin::PageRequest,
+    };
+    assert_eq!(decode(bare), Some(expected));
+    // Without PP, the PASID field means nothing.
+    let low = 1 | 0xf_ffff << 32;
+    assert_eq!(decode(PageRequestRecord { low, high: 0 }), Some(expected));
+    assert_eq!(decode(PageRequestRecord { low: 2, high: 0 }), None);
 }

@@ -4,7 +4,7 @@
 //! Run with `RUSTFLAGS="--cfg loom" cargo test -p iommu-core --release --lib`.
 
 use super::lists::Lists;
-use super::sequencer::{Sequencer, Slots};
+use super::sequencer::{Doorbell, Sequencer, Slots};
 use crate::error::QueueError;
 use crate::iommu::Ticket;
 use loom::cell::UnsafeCell;
@@ -121,7 +121,7 @@ type Ring = Sequencer<Model>;
 
 fn post(ring: &Ring, command: u64) -> Ticket {
     loop {
-        match ring.post(1, |put| put(command)).unwrap() {
+        match ring.post(1, Doorbell::Shared, |put| put(command)).unwrap() {
             Some(ticket) => return ticket,
             None => thread::yield_now(),
         }

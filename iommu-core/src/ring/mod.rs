@@ -34,7 +34,7 @@ use crate::planted::{self, Fault};
 use crate::platform::{Mmio, Observer, Parts, Platform, WalkerCoherency};
 use alloc::sync::Arc;
 use core::fmt;
-use sequencer::Sequencer;
+use sequencer::{Doorbell, Sequencer};
 use slots::RingSlots;
 use watch::Watch;
 
@@ -195,6 +195,20 @@ impl<const WORDS: usize, R: QueueRegisters<WORDS>, P: Platform> Ring<WORDS, R, P
     /// With [`Config::most_syncs`] in flight, sync and doorbell come later, from whoever waits
     /// first for a list of the group.
     pub fn submit(&self, emit: impl Fn(&mut dyn FnMut(Item<WORDS>))) -> Result<Ticket, QueueError> {
+        self.append(Doorbell::Shared, emit)
+    }
+
+    /// Posts the list that `emit` produces as [`submit`](Self::submit) does, for who does not wait:
+    /// the doorbell is rung at once, however many syncs are in flight.
+    pub fn post(&self, emit: impl Fn(&mut dyn FnMut(Item<WORDS>))) -> Result<(), QueueError> {
+        self.append(Doorbell::AtOnce, emit).map(drop)
+    }
+
+    fn append(
+        &self,
+        doorbell: Doorbell,
+        emit: impl Fn(&mut dyn FnMut(Item<WORDS>)),
+    ) -> Result<Ticket, QueueError> {
         let left_out =
             |item: &Item<WORDS>| *item == Item::Barrier && planted::is(Fault::BarrierLeftOut);
         let mut commands = 0;
@@ -213,7 +227,7 @@ impl<const WORDS: usize, R: QueueRegisters<WORDS>, P: Platform> Ring<WORDS, R, P
             "waiting for room in the queue",
         );
         loop {
-            let posted = self.sequencer.post(commands, |put| {
+            let posted = self.sequencer.post(commands, doorbell, |put| {
                 emit(&mut |item| match item {
                     Item::Command(command) => put(command),
                     Item::Barrier if left_out(&item) => {}

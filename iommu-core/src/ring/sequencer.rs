@@ -33,6 +33,15 @@ pub(super) trait Slots {
     fn consumed(&self, lists: &Lists) -> u64;
 }
 
+/// When a list's doorbell is rung.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doorbell {
+    /// With the list, or if many syncs are in flight, by whoever waits.
+    Shared,
+    /// With the list: nobody may ever wait for it.
+    AtOnce,
+}
+
 /// The shared part of a ring.
 pub(super) struct Sequencer<S> {
     pub(super) slots: S,
@@ -64,6 +73,7 @@ impl<S: Slots> Sequencer<S> {
     pub(super) fn post(
         &self,
         commands: usize,
+        doorbell: Doorbell,
         emit: impl FnOnce(&mut dyn FnMut(S::Command)),
     ) -> Result<Option<Ticket>, QueueError> {
         let stale = planted::is(Fault::SlotsNotReserved).then(|| self.with(|lists| lists.tail()));
@@ -83,7 +93,7 @@ impl<S: Slots> Sequencer<S> {
                 self.slots.write(end, command);
                 end += 1;
             });
-            if self.is_crowded(lists) {
+            if doorbell == Doorbell::Shared && self.is_crowded(lists) {
                 lists.add(commands, false);
                 if planted::is(Fault::SharedSyncTooEarly) {
                     end = start;

@@ -384,6 +384,27 @@ fn waiters_share_a_sync_when_many_are_in_flight() {
 }
 
 #[test]
+fn a_list_that_nobody_waits_for_is_rung_at_once() {
+    for completion in [Completion::Memory, Completion::Head] {
+        let mut config = Config::new(16, completion, WalkerCoherency::Coherent);
+        config.most_syncs = 1;
+        let bench = Bench::with(config);
+        let first = bench.submit(1..2).unwrap();
+        let second = bench.submit(2..3).unwrap();
+        bench.ring.post(|put| put(Item::Command([3, 3]))).unwrap();
+        assert_eq!(bench.execute(), [1, SYNC, 2, 3, SYNC]);
+        for ticket in [first, second] {
+            bench.ring.wait(ticket).unwrap();
+        }
+        // Nobody waits, and the slots come back all the same.
+        for _ in 0..40 {
+            bench.ring.post(|put| put(Item::Command([4, 4]))).unwrap();
+            assert_eq!(bench.execute(), [4, SYNC]);
+        }
+    }
+}
+
+#[test]
 fn a_head_beyond_the_tail_completes_nothing() {
     let bench = Bench::new(Completion::Head, WalkerCoherency::Coherent);
     let ticket = bench.submit(1..3).unwrap();

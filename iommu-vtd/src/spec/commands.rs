@@ -16,6 +16,7 @@ const WAIT: u64 = 5;
 const PASID_IOTLB: u64 = 6;
 const PASID_CACHE: u64 = 7;
 const PASID_DEVICE_TLB: u64 = 8;
+const PAGE_GROUP_RESPONSE: u64 = 9;
 
 /// Which DMA requests an IOTLB invalidation waits for: those that CAP.DRD and CAP.DWD offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +154,15 @@ pub const fn wait_status(address: PhysicalAddress, data: u32) -> Command {
     [low, address.0 & !0b11, 0, 0]
 }
 
+/// Invalidation Wait Descriptor that drains (6.5.2.8), in the layout of [`wait_status`]: nothing
+/// behind it starts before everything in front of it is complete and `address` is written. With
+/// `page_requests` (PD, only if ECAP.PDS), that includes every page request that was received.
+pub const fn wait_drain(address: PhysicalAddress, page_requests: bool) -> Command {
+    let [low, high, ..] = wait_status(address, 1);
+    let low = low | field(1, 6, 1) | field(page_requests as u64, 7, 1);
+    [low, high, 0, 0]
+}
+
 /// Invalidation Wait Descriptor that only fences (6.5.2.8): with FN = 1, nothing behind it starts
 /// before everything in front of it is complete.
 pub const fn wait_fence() -> Command {
@@ -224,6 +234,44 @@ pub const fn pasid_cache_pasid(domain_id: u16, pasid: Pasid) -> Command {
 /// PASID-cache Invalidate Descriptor, global (6.5.2.2), in the layout of [`pasid_cache_domain`].
 pub const fn pasid_cache_global() -> Command {
     [PASID_CACHE | field(3, 4, 2), 0, 0, 0]
+}
+
+/// What a page group response says (PCIe 6.0 section 10.4.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResponseCode {
+    /// 0000b.
+    Success = 0,
+    /// 0001b.
+    InvalidRequest = 1,
+    /// 1111b: the device disables its page-request interface.
+    ResponseFailure = 0xf,
+}
+
+/// Page Group Response Descriptor (7.7.1).
+///
+/// ```text
+///         63      52 51    32 31     16 15    12      4  3  0
+/// word 0 +----------+--------+---------+--------+----+--+----+
+///        |          | PASID  |   RID   |   RC   |    |PP| 9  |
+///        +----------+--------+---------+--------+----+--+----+
+/// word 1 |                        PRGI (11:3)                |
+///        +---------------------------------------------------+
+/// ```
+///
+/// With a PASID (PP), the response message carries it.
+pub const fn page_group_response(
+    source_id: u16,
+    pasid: Option<Pasid>,
+    group_index: u16,
+    code: ResponseCode,
+) -> Command {
+    let pasid = match pasid {
+        Some(pasid) => field(1, 4, 1) | field(pasid.get() as u64, 32, 20),
+        None => 0,
+    };
+    let low =
+        PAGE_GROUP_RESPONSE | field(code as u64, 12, 4) | field(source_id as u64, 16, 16) | pasid;
+    [low, field(group_index as u64, 3, 9), 0, 0]
 }
 
 const fn tagged(domain_id: u16, pasid: Pasid) -> u64 {

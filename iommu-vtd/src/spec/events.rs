@@ -1,4 +1,5 @@
-//! Fault records (section 11.4.7); what the reasons mean is in [`faults`](crate::faults).
+//! Fault records (section 11.4.7), whose reasons are in [`faults`](crate::faults), and page request
+//! descriptors (section 7.4.1.1).
 
 use super::PAGE_ADDRESS;
 
@@ -84,5 +85,84 @@ impl FaultRecord {
             (_, 0) => RequestType::Read,
             (_, _) => RequestType::AtomicOp,
         }
+    }
+}
+
+/// 64-bit words in a page request descriptor.
+pub const PAGE_REQUEST_WORDS: usize = 4;
+
+/// A page request descriptor, as the hardware writes it (7.4.1.1).
+///
+/// ```text
+///         63   54 53 52  51    32 31     16 15   9  8  7      0
+/// word 0 +-------+--+---+--------+---------+------+--+----------+
+///        |   -   |PM|EXE| PASID  |   RID   |   -  |PP| type = 1 |
+///        +-------+--+---+--------+---------+------+--+----------+
+/// word 1 |       ADDR[63:12]     | PRGI (11:3) |LPIG|WR|RD       |
+///        +-----------------------+-------------+----+--+---------+
+/// ```
+///
+/// LPIG is bit 2, WR bit 1, RD bit 0. Words 2 and 3 are reserved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageRequestRecord {
+    /// Word 0.
+    pub low: u64,
+    /// Word 1.
+    pub high: u64,
+}
+
+impl PageRequestRecord {
+    /// Whether it is of the one type that is defined.
+    pub const fn is_page_request(self) -> bool {
+        self.low & 0xff == 1
+    }
+
+    /// RID: whose request.
+    pub const fn source_id(self) -> u16 {
+        (self.low >> 16) as u16
+    }
+
+    /// PASID, if PP says that the request had one.
+    pub const fn pasid(self) -> Option<u32> {
+        if self.low >> 8 & 1 != 0 {
+            Some((self.low >> 32 & 0xf_ffff) as u32)
+        } else {
+            None
+        }
+    }
+
+    /// EXE: execute permission is asked for.
+    pub const fn execute(self) -> bool {
+        self.low >> 52 & 1 != 0
+    }
+
+    /// PM: supervisor privilege is asked for.
+    pub const fn privileged(self) -> bool {
+        self.low >> 53 & 1 != 0
+    }
+
+    /// RD: read permission is asked for.
+    pub const fn read(self) -> bool {
+        self.high & 1 != 0
+    }
+
+    /// WR: write permission is asked for.
+    pub const fn write(self) -> bool {
+        self.high >> 1 & 1 != 0
+    }
+
+    /// LPIG: the last page in its group.
+    pub const fn is_last(self) -> bool {
+        self.high >> 2 & 1 != 0
+    }
+
+    /// PRGI: the page request group index.
+    pub const fn group_index(self) -> u16 {
+        (self.high >> 3 & 0x1ff) as u16
+    }
+
+    /// ADDR: the page.
+    pub const fn page(self) -> u64 {
+        self.high & PAGE_ADDRESS
     }
 }

@@ -29,6 +29,19 @@ pub const IQA: usize = 0x090;
 /// Invalidation Queue Error Record Register, 64 bits (11.4.9).
 pub const IQERCD: usize = 0x0b0;
 
+/// Page Request Queue Head Register, 64 bits (11.4.11).
+pub const PQH: usize = 0x0c0;
+/// Page Request Queue Tail Register, 64 bits (11.4.11).
+pub const PQT: usize = 0x0c8;
+/// Page Request Queue Address Register, 64 bits (11.4.11).
+pub const PQA: usize = 0x0d0;
+/// Page Request Status Register, 32 bits, write one to clear (11.4.11).
+pub const PRS: usize = 0x0dc;
+/// Page Request Event Control Register, 32 bits (11.4.11).
+pub const PECTL: usize = 0x0e0;
+
+/// PECTL.IM: no interrupt for page requests; the driver looks by itself.
+pub const PECTL_INTERRUPT_MASK: u32 = 1 << 31;
 /// FECTL.IM: no interrupt for faults; the driver looks by itself.
 pub const FECTL_INTERRUPT_MASK: u32 = 1 << 31;
 /// PMEN.EPM: the protected memory regions are on.
@@ -42,6 +55,8 @@ pub type Capability = LocalRegisterCopy<u64, capability::Register>;
 pub type ExtendedCapability = LocalRegisterCopy<u64, extended_capability::Register>;
 /// The 32-bit value of FSTS.
 pub type FaultStatus = LocalRegisterCopy<u32, fault_status::Register>;
+/// The 32-bit value of PRS.
+pub type PageRequestStatus = LocalRegisterCopy<u32, page_request_status::Register>;
 /// The 64-bit value of IQERCD.
 pub type QueueErrorRecord = LocalRegisterCopy<u64, queue_error_record::Register>;
 
@@ -87,10 +102,10 @@ register_bitfields! {
     /// The fields of ECAP that this driver reads (11.4.3).
     ///
     /// ```text
-    ///  48     47   43   41  40    39 35   2  1  0
-    /// +------+----+----+---+-----+-----+--+--+--+
-    /// |SMPWCS|FSTS|SMTS|DIT|PASID| PSS |DT|QI|C |
-    /// +------+----+----+---+-----+-----+--+--+--+
+    ///  48     47   43   42  41  40    39 35 29  2  1  0
+    /// +------+----+----+---+---+-----+-----+---+--+--+--+
+    /// |SMPWCS|FSTS|SMTS|PDS|DIT|PASID| PSS |PRS|DT|QI|C |
+    /// +------+----+----+---+---+-----+-----+---+--+--+--+
     /// ```
     #[expect(missing_docs, reason = "the macro documents fields only")]
     pub extended_capability [
@@ -100,12 +115,16 @@ register_bitfields! {
         FSTS OFFSET(47) NUMBITS(1) [],
         /// Scalable Mode Translation Support.
         SMTS OFFSET(43) NUMBITS(1) [],
+        /// Page-request Drain Support.
+        PDS OFFSET(42) NUMBITS(1) [],
         /// Device-TLB Invalidation Throttle.
         DIT OFFSET(41) NUMBITS(1) [],
         /// Process Address Space ID Support.
         PASID OFFSET(40) NUMBITS(1) [],
         /// PASID Size Supported: PASIDs have PSS + 1 bits.
         PSS OFFSET(35) NUMBITS(5) [],
+        /// Page Request Support.
+        PRS OFFSET(29) NUMBITS(1) [],
         /// Device-TLB Support.
         DT OFFSET(2) NUMBITS(1) [],
         /// Queued Invalidation Support.
@@ -161,6 +180,32 @@ register_bitfields! {
         /// Primary Fault Overflow.
         PFO OFFSET(0) NUMBITS(1) [],
     ],
+    /// PRS: the state of the page-request queue (11.4.11). Both flags are cleared by writing a one;
+    /// see [`page_request_status_clear`](super::page_request_status_clear).
+    ///
+    /// ```text
+    ///  31                  2   1   0
+    /// +----------------------+---+---+
+    /// |       reserved       |PRO|PPR|
+    /// +----------------------+---+---+
+    /// ```
+    #[expect(missing_docs, reason = "the macro documents fields only")]
+    pub page_request_status [
+        /// Page Request Overflow: the queue was full, and nothing is recorded until this is cleared.
+        PRO OFFSET(1) NUMBITS(1) [],
+        /// Pending Page Request.
+        PPR OFFSET(0) NUMBITS(1) [],
+    ],
+}
+
+/// What is written to PRS; a flag that is not set stays as it is.
+pub mod page_request_status_clear {
+    /// Forgets that a request is pending.
+    pub const PENDING: u32 = 1;
+    /// Lets the hardware record requests again.
+    pub const OVERFLOW: u32 = 1 << 1;
+    /// Both.
+    pub const ALL: u32 = PENDING | OVERFLOW;
 }
 
 /// What is written to FSTS; a flag that is not set leaves its error as it is.
@@ -256,5 +301,30 @@ pub const fn queue_tail(slot: usize) -> u64 {
 
 /// The slot that IQH, or IQT, stands for in a queue with descriptors of 256 bits (11.4.9).
 pub const fn queue_slot(register: u64) -> usize {
+    (register >> 5 & 0x3fff) as usize
+}
+
+/// PQA for a queue of `slots` descriptors, a power of two from 128 to 16384 (11.4.11).
+///
+/// ```text
+///  63            12 11         3 2  0
+/// +----------------+------------+----+
+/// |      PQA       |  reserved  | PQS|
+/// +----------------+------------+----+
+/// ```
+///
+/// The queue has 2^(PQS + 7) slots.
+pub const fn page_queue_address(physical: u64, slots: usize) -> u64 {
+    let size = slots.trailing_zeros().saturating_sub(7) as u64;
+    physical & super::PAGE_ADDRESS | super::field(size, 0, 3)
+}
+
+/// PQH, or PQT, for a slot: the slot in bits 18:5 (11.4.11).
+pub const fn page_queue_register(slot: usize) -> u64 {
+    super::field(slot as u64, 5, 14)
+}
+
+/// The slot that PQH, or PQT, stands for (11.4.11).
+pub const fn page_queue_slot(register: u64) -> usize {
     (register >> 5 & 0x3fff) as usize
 }

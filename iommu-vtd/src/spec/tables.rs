@@ -46,6 +46,8 @@ pub struct ContextEntry {
     pub pasid_enable: bool,
     /// DTE: translation requests and translated requests are accepted.
     pub device_tlb_enable: bool,
+    /// PRE: page requests are accepted.
+    pub page_request_enable: bool,
 }
 
 impl ContextEntry {
@@ -65,6 +67,7 @@ impl ContextEntry {
     pub const fn words(self) -> [u64; CONTEXT_WORDS] {
         let low = self.directory.0 & PAGE_ADDRESS
             | field(self.directory_size as u64, 9, 3)
+            | field(self.page_request_enable as u64, 4, 1)
             | field(self.pasid_enable as u64, 3, 1)
             | field(self.device_tlb_enable as u64, 2, 1)
             | PRESENT;

@@ -13,7 +13,7 @@ use alloc::collections::btree_map::Entry;
 use alloc::sync::Arc;
 use iommu_core::error::{AttachError, OutOfMemory};
 use iommu_core::ids::{DeviceId, PhysicalAddress};
-use iommu_core::iommu::DeviceConfig;
+use iommu_core::iommu::{DeviceConfig, PageFaults};
 use iommu_core::platform::{DmaBuffer, Parts, Platform, WalkerCoherency};
 pub(crate) use pasid::PasidTables;
 
@@ -73,6 +73,7 @@ impl<P: Platform> Tables<P> {
             directory_size: pasids.directory_size(),
             pasid_enable: config.pasid_bits > 0,
             device_tlb_enable: config.device_tlb,
+            page_request_enable: config.page_faults != PageFaults::Fatal,
         };
         let (upper, first) = locate(source_id);
         store_present(self.context_table(upper)?, first, entry.words());

@@ -22,7 +22,7 @@ fn probe_turns_translation_on_over_an_empty_root_table() {
         iotlb_keyed_by_pasid: true,
         chained_sync: true,
         caches_not_present: false,
-        page_requests: false,
+        page_requests: true,
         stall: false,
     };
     assert_eq!(rig.unit.features(), features);
@@ -170,7 +170,7 @@ fn every_allocation_may_fail() {
         bench.heap.fail_after(left);
         match bench.probe() {
             Err(error) => assert!(matches!(error, ProbeError::OutOfMemory(_))),
-            Ok(_) => return assert_eq!(left, 3),
+            Ok(_) => return assert_eq!(left, 5),
         }
         bench
             .hardware

@@ -19,6 +19,9 @@ pub const IQE: u32 = 1 << 4;
 pub const ICE: u32 = 1 << 5;
 pub const ITE: u32 = 1 << 6;
 
+pub const PPR: u32 = 1;
+pub const PRO: u32 = 1 << 1;
+
 /// What the hardware remembers.
 #[derive(Default)]
 pub struct State {
@@ -46,6 +49,16 @@ pub struct State {
     pub write_buffer_flushes: usize,
     /// The order in which global commands came: the bit, and whether it was set.
     pub commands: Vec<(u32, bool)>,
+    /// The page-request queue: status, head, tail and address.
+    pub prs: u32,
+    pub pqh: u64,
+    pub pqt: u64,
+    pub pqa: u64,
+    pub pectl: u32,
+    /// Page requests on their way, which a draining wait brings into the queue.
+    pub in_flight: Vec<[u64; 2]>,
+    /// The page requests that were answered by the hardware, as the queue was full.
+    pub auto_responses: usize,
     rtaddr: u64,
     iqa: u64,
     iqh: u64,
@@ -148,6 +161,22 @@ impl State {
         };
     }
 
+    /// A device's page request comes in, and is recorded unless the queue is full.
+    pub fn page_request(&mut self, memory: &HeapMemory, words: [u64; 2]) {
+        let bytes = 0x1000 << (self.pqa & 7);
+        let next = (self.pqt + 32) % bytes;
+        if self.prs & PRO != 0 || next == self.pqh {
+            self.prs |= PRO;
+            self.auto_responses += (words[1] >> 2 & 1) as usize;
+            return;
+        }
+        let record = (self.pqa & !0xfff) + self.pqt;
+        memory.store(PhysicalAddress(record), words[0]);
+        memory.store(PhysicalAddress(record + 8), words[1]);
+        self.pqt = next;
+        self.prs |= PPR;
+    }
+
     fn run_queue(&mut self, memory: &HeapMemory) {
         let (base, slots) = (self.iqa & !0xfff, 128u64 << (self.iqa & 7));
         assert!(
@@ -170,6 +199,12 @@ impl State {
                 lost = true;
             }
             self.last_was_wait = words[0] & 0xf == 5;
+            if words[0] & 0x8f == 0x85 {
+                assert!(self.ecap >> 42 & 1 != 0, "PD without PDS");
+                for request in core::mem::take(&mut self.in_flight) {
+                    self.page_request(memory, request);
+                }
+            }
             if words[0] & 0xf == 5 && words[0] >> 5 & 1 != 0 && !self.silent && !lost {
                 memory.store32(PhysicalAddress(words[1]), (words[0] >> 32) as u32);
             }
@@ -194,6 +229,7 @@ fn is_legal(words: [u64; 4]) -> bool {
         6 => (0xfff0_0000_0000_ffc0, 0xf80, granularity >= 2),
         7 => (0xfff0_0000_0000_ffc0, u64::MAX, granularity != 2),
         8 => (0xe00, 0x7fe, true),
+        9 => (0xfff0_0000_0000_01e0, 0xffff_ffff_ffff_f003, true),
         _ => return false,
     };
     sane && low & reserved_low == 0 && high & reserved_high == 0 && third == 0 && fourth == 0
@@ -216,6 +252,9 @@ impl FakeRegisters for Vtd {
             (0x80, 8) => state.iqh,
             (0x88, 8) => state.iqt,
             (0xb0, 8) => state.iqercd,
+            (0xc0, 8) => state.pqh,
+            (0xc8, 8) => state.pqt,
+            (0xdc, 4) => state.prs.into(),
             (_, 8) => match state.fault_record(offset) {
                 Some((index, half @ (0 | 8))) => state.records[index][half / 8],
                 _ => panic!("read of {offset:#x}"),
@@ -242,6 +281,21 @@ impl FakeRegisters for Vtd {
                 state.iqt = value;
                 state.run_queue(&self.memory);
             }
+            (0xc0, 8) => state.pqh = value,
+            (0xc8, 8) => {
+                assert_eq!(state.gsts & TE, 0, "PQT is the hardware's");
+                state.pqt = value;
+            }
+            (0xd0, 8) => {
+                assert_eq!(state.gsts & TE, 0, "PQA changes under the queue");
+                state.pqa = value;
+            }
+            (0xdc, 4) => {
+                let empty = state.pqh == state.pqt;
+                assert!(empty || value as u32 & PRO == 0 || state.gsts & TE == 0);
+                state.prs &= !(value as u32);
+            }
+            (0xe0, 4) => state.pectl = value as u32,
             (0x90, 8) => {
                 assert_eq!(state.gsts & QIE, 0, "IQA changes under the queue");
                 state.iqa = value;

@@ -10,5 +10,6 @@ mod errors;
 mod fake;
 mod faults;
 mod order;
+mod page_requests;
 mod rig;
 mod submit;
