@@ -41,6 +41,7 @@ impl Driven {
         let config = DeviceConfig {
             pasid_bits,
             device_tlb,
+            ..DeviceConfig::default()
         };
         unit.enable_device(device, config)
             .expect("the device is enabled");
