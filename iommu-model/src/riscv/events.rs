@@ -99,7 +99,7 @@ impl State {
     fn enter(&mut self, queue: Queue, record: &[u64]) -> Result<(), Refused> {
         let registers = self.registers.queue_mut(queue);
         let errors = registers.csr & (MEMORY_FAULT | OVERFLOW);
-        let outcome = if !registers.is_active() {
+        let outcome = if !registers.is_on() {
             return Err(Refused::Off);
         } else if errors & MEMORY_FAULT != 0 {
             Err(Refused::MemoryFault)

@@ -75,14 +75,15 @@ impl RiscvIommu {
     pub fn new(machine: &Arc<Machine>, configuration: Configuration) -> Arc<Self> {
         let random = Random::new(machine.random.bits());
         let chance = machine.policy.unordered.then_some(&random);
+        let registers = Registers::new(&configuration, chance);
         Arc::new(Self(Mutex::new(State {
-            registers: Registers::new(&configuration, chance),
+            directory: registers.ddtp,
+            registers,
             configuration,
             policy: machine.policy,
             machine: Arc::downgrade(machine),
             memory: machine.memory.clone(),
             random,
-            directory: 0,
             commands: CommandQueue::default(),
             caches: Caches::default(),
             faults: VecDeque::new(),

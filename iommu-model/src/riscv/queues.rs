@@ -8,7 +8,7 @@
 
 use super::State;
 use super::commands::{Command, Fence};
-use super::registers::{CMD_ILL, CMD_TO, FENCE_W_IP, MEMORY_FAULT, Queue};
+use super::registers::{CMD_ILL, CMD_TO, ENABLE, FENCE_W_IP, MEMORY_FAULT, Queue};
 use std::collections::{BTreeMap, VecDeque};
 
 /// How many commands are fetched before the first of them is executed, at most.
@@ -80,7 +80,8 @@ impl State {
     /// Does one piece of the command queue's work.
     pub(super) fn run_commands(&mut self) -> bool {
         let registers = self.registers.queue(Queue::Command);
-        if !registers.is_active() || registers.csr & ERRORS != 0 || self.commands.frozen {
+        let runs = registers.is_on() && registers.csr & (ENABLE | ERRORS) == ENABLE;
+        if !runs || self.commands.frozen {
             return false;
         }
         if self.policy.unordered {
@@ -94,7 +95,8 @@ impl State {
             if self.commands.ahead.is_empty() && !self.fetch() {
                 return false;
             }
-            let ready = self.start_ahead(0);
+            // Nothing is there if the fetch has stopped the queue.
+            let ready = !self.commands.ahead.is_empty() && self.start_ahead(0);
             self.pass() || ready
         }
     }

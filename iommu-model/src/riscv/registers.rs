@@ -54,8 +54,6 @@ pub(super) struct QueueRegisters {
     pub head: u32,
     pub tail: u32,
     pub csr: u32,
-    /// A write of `csr` has not taken effect yet, and whether it turned the queue on or off.
-    switching: bool,
 }
 
 impl QueueRegisters {
@@ -75,9 +73,10 @@ impl QueueRegisters {
         (size <= 4096 || base.is_multiple_of(size)).then(|| base + u64::from(index) * entry_size)
     }
 
-    /// Whether the queue is on and works.
-    pub fn is_active(&self) -> bool {
-        self.csr & ON != 0 && !self.switching
+    /// Whether the queue is on: from when it was turned on to when it is turned off, not to when
+    /// software asks for that.
+    pub fn is_on(&self) -> bool {
+        self.csr & ON != 0
     }
 }
 
@@ -85,7 +84,7 @@ impl QueueRegisters {
 #[derive(Debug)]
 pub(super) struct Registers {
     pub fctl: u32,
-    ddtp: u64,
+    pub ddtp: u64,
     queues: [QueueRegisters; 3],
     pub ipsr: u32,
     iova: u64,
@@ -99,10 +98,15 @@ impl Registers {
     /// As after a reset. Where the reset value is UNSPECIFIED, anything with `chance`, else 0.
     pub fn new(configuration: &Configuration, chance: Option<&Random>) -> Self {
         let any = || chance.map_or(0, Random::bits);
-        let wires_only = configuration.interrupts == InterruptGeneration::Wires;
+        let wires = match configuration.interrupts {
+            InterruptGeneration::Messages => false,
+            InterruptGeneration::Wires => true,
+            InterruptGeneration::Both => any() & 1 == 1,
+        };
         let mut registers = Self {
-            fctl: if wires_only { WSI } else { 0 },
-            ddtp: any() & PPN,
+            fctl: if wires { WSI } else { 0 },
+            // Off or Bare.
+            ddtp: any() & (PPN | 1),
             queues: [QueueRegisters::default(); 3],
             ipsr: 0,
             iova: any() & !0xfff,
@@ -115,6 +119,7 @@ impl Registers {
             queue.base = any() & PPN;
             queue.head = any() as u32 & queue.mask();
             queue.tail = any() as u32 & queue.mask();
+            queue.csr = any() as u32 & (MEMORY_FAULT | OVERFLOW);
         }
         registers
     }
@@ -364,7 +369,6 @@ impl State {
             }
         }
         registers.csr |= BUSY;
-        registers.switching = registers.csr & ENABLE == 0 || registers.csr & ON == 0;
         if !self.policy.later {
             self.finish_queue_switch(queue);
         }
@@ -383,7 +387,6 @@ impl State {
             Queue::PageRequest => self.handle_page_requests(),
         }
         let registers = self.registers.queue_mut(queue);
-        registers.switching = false;
         registers.csr &= !(BUSY | ON);
         if !off {
             registers.csr |= ON;

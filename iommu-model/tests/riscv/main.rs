@@ -1,0 +1,11 @@
+//! The modelled RISC-V IOMMU by raw registers and raw words, without a driver.
+
+extern crate alloc;
+
+mod bench;
+mod caches;
+mod commands;
+mod directories;
+mod events;
+mod registers;
+mod stages;
