@@ -7,7 +7,7 @@
 //! | SvNx4 (any) | there is a second stage: what was cached of it is invalidated at probe |
 //! | MSI_FLAT | device contexts have 64 bytes instead of 32 |
 //! | AMO_HWAD | permits [`Config::update_accessed_dirty`] |
-//! | ATS | permits device TLBs; there is a page-request queue, which is turned off |
+//! | ATS | permits device TLBs and page requests; there is a page-request queue |
 //! | END | with 0, `fctl.BE` cannot be changed and must read 0 |
 //! | IGS | interrupts are wires where there are any, else messages; none is enabled |
 //! | DBG | permits [`Unit::translate`](crate::Unit::translate) |
@@ -124,7 +124,8 @@ impl Capabilities {
             iotlb_keyed_by_pasid: false,
             chained_sync: false,
             caches_not_present: false,
-            page_requests: false,
+            page_requests: self.has_ats(),
+            // Only SMMUs hold transactions back.
             stall: false,
         }
     }

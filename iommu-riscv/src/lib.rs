@@ -42,6 +42,7 @@ pub mod debug;
 pub mod faults;
 pub mod firmware;
 pub mod invalidate;
+pub mod page_requests;
 #[cfg(not(planted))]
 mod planted;
 #[cfg(planted)]

@@ -146,6 +146,18 @@ pub(crate) fn disable_event_queue<P: Platform>(
     turn_off(parts, register, errors.bits(), operation)
 }
 
+/// Clears error bits of a fault or page-request queue, which is on and stays on.
+pub(crate) fn clear_event_queue_errors<P: Platform>(
+    parts: &Parts<P>,
+    register: usize,
+    errors: EventQueueStatus,
+) -> Result<(), Timeout> {
+    wait_while_busy(parts, register, "clearing the errors of a queue")?;
+    let value = EventQueueStatus::QEN.union(errors);
+    parts.mmio.write32(register, value.bits());
+    Ok(())
+}
+
 /// How many entries of a queue the hardware takes, as a binary logarithm, of `wanted`: the size
 /// field of the base register keeps only what it supports.
 pub(crate) fn probe_size(mmio: &impl Mmio, register: usize, wanted: u32) -> u32 {

@@ -3,6 +3,8 @@
 use crate::caps::{Capabilities, Config};
 use crate::faults::FaultQueue;
 use crate::invalidate;
+use crate::page_requests::{self, PageRequestQueue};
+
 use crate::planted::{self, Fault as Planted};
 use crate::queue::{self, Queue, Registers};
 use crate::spec::registers::fields::DDTP;
@@ -22,8 +24,9 @@ use iommu_core::error::{
 };
 use iommu_core::fault::{Fault, FaultSummary};
 use iommu_core::ids::{DeviceId, Pasid, Tag};
-use iommu_core::iommu::{Completed, DeviceConfig, Features, Iommu, Ticket};
+use iommu_core::iommu::{Completed, DeviceConfig, Features, Iommu, PageFaults, Ticket};
 use iommu_core::operation::{Invalidation, Target};
+use iommu_core::page_request::{PageResponse, Taken};
 use iommu_core::page_table::{Format, PageTable};
 use iommu_core::platform::{Mmio, Parts, Platform, WalkerCoherency};
 use iommu_core::ring::{self, Completion, Item};
@@ -38,6 +41,9 @@ const LOG2_COMMANDS_LEAST: u32 = 7;
 
 /// The fault queue: one page of 128 records.
 const LOG2_FAULTS: u32 = 7;
+/// Page requests in the queue, as a binary logarithm: 16 KiB. Those that a kernel allows its devices
+/// should not be more.
+const LOG2_PAGE_REQUESTS: u32 = 10;
 
 /// PSCIDs have 20 bits; 0 stays unused.
 const TAGS: (u32, u32) = (1, (1 << 20) - 1);
@@ -62,6 +68,8 @@ struct Memory<P: Platform> {
     queue: Queue<P>,
     slots: usize,
     faults: FaultQueue<P>,
+    /// `None` without ATS.
+    page_requests: Option<PageRequestQueue<P>>,
     tables: Mutex<Tables<P>>,
 }
 
@@ -134,9 +142,17 @@ impl<P: Platform> Unit<P> {
     /// Queues, then what was inherited in the caches, then the empty device directory. An error
     /// drops the unit, which turns everything off.
     fn turn_on(&self) -> Result<(), ProbeError> {
-        let Memory { queue, faults, .. } = &*self.memory;
+        let Memory {
+            queue,
+            faults,
+            page_requests,
+            ..
+        } = &*self.memory;
         queue.registers().enable(&self.parts, queue.physical())?;
         faults.enable()?;
+        if let Some(page_requests) = page_requests {
+            page_requests.enable()?;
+        }
         self.run(|emit| invalidate::inherited(&self.capabilities, emit))?;
         self.use_directory()
     }
@@ -236,6 +252,10 @@ impl<P: Platform> Unit<P> {
     ) -> DeviceContext {
         let mut options = TranslationControl::empty();
         options.set(TranslationControl::EN_ATS, config.device_tlb);
+        if let PageFaults::PageRequests { response_pasid } = config.page_faults {
+            options.insert(TranslationControl::EN_PRI);
+            options.set(TranslationControl::PRPR, response_pasid);
+        }
         let update =
             self.config.update_accessed_dirty || planted::is(Planted::RiscvAccessedDirtyUpdated);
         options.set(TranslationControl::SADE, update);
@@ -272,6 +292,9 @@ impl<P: Platform> Memory<P> {
         let slots = 1 << log2_slots;
         let log2_faults = queue::probe_size(&parts.mmio, registers::FQB, LOG2_FAULTS);
         let coherency = config.coherency;
+        let log2_page_requests = capabilities
+            .has_ats()
+            .then(|| queue::probe_size(&parts.mmio, registers::PQB, LOG2_PAGE_REQUESTS));
         let ring = ring::Config::new(slots, Completion::Memory, coherency);
         let directory = DeviceDirectory::new(
             parts,
@@ -283,6 +306,10 @@ impl<P: Platform> Memory<P> {
             queue: Queue::new(parts, Registers::new(log2_slots), ring)?,
             slots,
             faults: FaultQueue::new(parts, log2_faults, coherency)?,
+            page_requests: match log2_page_requests {
+                Some(log2) => Some(PageRequestQueue::new(parts, log2, coherency)?),
+                None => None,
+            },
             tables: Mutex::new(Tables {
                 directory,
                 devices: BTreeMap::new(),
@@ -364,6 +391,14 @@ impl<P: Platform> Iommu for Unit<P> {
         }
         if config.device_tlb && !self.capabilities.has_ats() {
             return Err(AttachError::NoDeviceTlb);
+        }
+        let faults_can_be_resolved = match config.page_faults {
+            PageFaults::Fatal => true,
+            PageFaults::PageRequests { .. } => config.device_tlb,
+            PageFaults::Stall => false,
+        };
+        if !faults_can_be_resolved {
+            return Err(AttachError::NoPageRequests);
         }
         let mode = self
             .capabilities
@@ -480,6 +515,39 @@ impl<P: Platform> Iommu for Unit<P> {
 
     fn take_faults(&self, report: &mut dyn FnMut(Fault)) -> FaultSummary {
         self.memory.faults.take(report)
+    }
+
+    fn take_page_requests(&self, most: usize, take: &mut dyn FnMut(Taken)) -> usize {
+        match &self.memory.page_requests {
+            Some(page_requests) => page_requests.take(most, take),
+            None => 0,
+        }
+    }
+
+    fn respond(&self, responses: &[PageResponse]) -> Result<(), QueueError> {
+        self.memory.queue.post(|emit| {
+            for response in responses {
+                emit(Item::Command(page_requests::encode(response)));
+            }
+        })
+    }
+
+    /// Behind an `IOFENCE.C` that completes the responses, `ATS.INVAL` pushes every page request of
+    /// the device ahead of its completion, which the second `IOFENCE.C` waits for.
+    fn drain_page_requests(&self, device: DeviceId, pasid: Pasid) -> Result<(), AttachError> {
+        let has_device_tlb = {
+            let mut tables = self.memory.tables.lock();
+            let entry = tables.device(device)?;
+            if !entry.contexts.contains_key(&pasid) {
+                return Err(AttachError::UnknownPasid(device, pasid));
+            }
+            entry.config.device_tlb
+        };
+        if has_device_tlb {
+            self.run(|_| ())?;
+            self.run(|emit| invalidate::whole_device_tlb(device, pasid, emit))?;
+        }
+        Ok(())
     }
 }
 

@@ -438,3 +438,49 @@ fn every_transaction_type_has_its_access() {
     assert_eq!(decoded(8, 5).access, Access::Read);
     assert_eq!(decoded(8, 7).access, Access::Write);
 }
+
+/// The figures of the specification: sections "Page-Request-Queue" (PID 12, PV 32, PRIV 33, EXEC 34,
+/// DID 40; R 0, W 1, L 2, index 3, page address 12) and "PAYLOAD of an ATS.PRGR command" (index 32,
+/// response code 44).
+#[test]
+fn page_requests_and_responses_are_laid_out_as_the_figures_say() {
+    use iommu_core::page_request::{Origin, PageRequest, Permissions};
+    use iommu_riscv::page_requests::decode;
+    use iommu_riscv::spec::commands::{ResponseCode, ats_prgr};
+    use iommu_riscv::spec::events::PageRequestRecord;
+    let all = PageRequest {
+        device: DeviceId(0xab_cdef),
+        pasid: Pasid::MAX,
+        address: 0xffff_8000_0000_1000,
+        permissions: Permissions {
+            read: true,
+            write: true,
+            execute: true,
+            privileged: true,
+        },
+        group: 0x155,
+        last: true,
+        origin: Origin::PageRequest,
+    };
+    let first = 0xf_ffff << 12 | 0b111 << 32 | 0xab_cdef << 40;
+    let second = 0xffff_8000_0000_1000 | 0x155 << 3 | 0b111;
+    assert_eq!(decode(PageRequestRecord([first, second])), all);
+    // Without PV, PID means nothing, and reserved bits never do.
+    let bare = decode(PageRequestRecord([0xffff_ffff | 0x1f << 35, 0]));
+    assert_eq!(bare.pasid, Pasid::UNTAGGED);
+    assert_eq!(
+        (bare.device, bare.permissions),
+        (DeviceId(0), Permissions::default())
+    );
+
+    let widest = ats_prgr(
+        DeviceId(u32::MAX),
+        Some(Pasid::MAX),
+        u16::MAX,
+        ResponseCode::ResponseFailure,
+    );
+    let operands = 0xff << 56 | 0xffff << 40 | 0b11 << 32 | 0xf_ffff << 12;
+    assert_eq!(widest, [operands | 0x84, 0x1ff << 32 | 0xf << 44]);
+    let plain = ats_prgr(DeviceId(0x100), None, 5, ResponseCode::InvalidRequest);
+    assert_eq!(plain, [0x100 << 40 | 0x84, 5 << 32 | 1 << 44]);
+}

@@ -24,6 +24,7 @@
 //!       0  | DSEG |  RID  | rsvd |DSV| PV|   PID    | rsvd| func3 | opcode 4|   INVAL 0, PRGR 1
 //!          +------+-------+------+---+---+----------+-----+-------+---------+
 //!       1  | PAYLOAD; of INVAL: 63:12 address, 11 S, 10:1 zero, 0 G        |
+//!          |          of PRGR: 47:44 response code, 40:32 PRGI             |
 //!          +---------------------------------------------------------------+
 //! ```
 //!
@@ -43,6 +44,7 @@ const IOFENCE_C: u64 = 2;
 const IODIR_INVAL_DDT: u64 = 3;
 const IODIR_INVAL_PDT: u64 = 3 | 1 << 7;
 const ATS_INVAL: u64 = 4;
+const ATS_PRGR: u64 = 4 | 1 << 7;
 
 /// IOTINVAL, IOFENCE: the address operand is valid.
 const AV: u64 = 1 << 10;
@@ -164,13 +166,7 @@ pub const fn iodir_inval_pdt(device: DeviceId, pasid: Pasid) -> Command {
 /// An invalidation request to the device: its translations of a block, for a PASID or for requests
 /// without one. Bits 23:16 of the device id are the segment number.
 pub const fn ats_inval(device: DeviceId, pasid: Pasid, block: Block) -> Command {
-    let segment = device.0 >> 16 & 0xff;
-    let destination = (device.0 as u64 & 0xffff) << 40
-        | if segment == 0 {
-            0
-        } else {
-            DSV | (segment as u64) << 56
-        };
+    let destination = destination(device);
     let process = if pasid.is_untagged() {
         0
     } else {
@@ -178,4 +174,42 @@ pub const fn ats_inval(device: DeviceId, pasid: Pasid, block: Block) -> Command 
     };
     let range = if block.order == 0 { 0 } else { PAYLOAD_S };
     [ATS_INVAL | destination | process, napot(block) | range]
+}
+
+/// What a page request group response says (PCIe 6.0 section 10.4.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResponseCode {
+    /// 0000b.
+    Success = 0,
+    /// 0001b.
+    InvalidRequest = 1,
+    /// 1111b: the device disables its page-request interface.
+    ResponseFailure = 0xf,
+}
+
+/// A page request group response to the device. With a PASID, the message carries it.
+pub const fn ats_prgr(
+    device: DeviceId,
+    pasid: Option<Pasid>,
+    group_index: u16,
+    code: ResponseCode,
+) -> Command {
+    let process = match pasid {
+        Some(pasid) => PV | operand_20(pasid.get()),
+        None => 0,
+    };
+    let payload = (group_index as u64 & 0x1ff) << 32 | (code as u64) << 44;
+    [ATS_PRGR | destination(device) | process, payload]
+}
+
+/// The DSV, DSEG and RID operands of ATS commands: bits 23:16 of the device id are the segment
+/// number.
+const fn destination(device: DeviceId) -> u64 {
+    let segment = device.0 >> 16 & 0xff;
+    let destination = (device.0 as u64 & 0xffff) << 40;
+    if segment == 0 {
+        destination
+    } else {
+        destination | DSV | (segment as u64) << 56
+    }
 }

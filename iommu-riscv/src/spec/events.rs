@@ -1,4 +1,5 @@
-//! The records of the fault queue (section "Fault/Event-Queue").
+//! The records of the fault queue (section "Fault/Event-Queue") and of the page-request queue
+//! (section "Page-Request-Queue").
 
 /// The 64-bit words of a fault record.
 pub const FAULT_RECORD_WORDS: usize = 4;
@@ -114,4 +115,74 @@ impl TransactionType {
     pub const TRANSLATED_WRITE: Self = Self(7);
     pub const ATS_TRANSLATION_REQUEST: Self = Self(8);
     pub const MESSAGE_REQUEST: Self = Self(9);
+}
+
+/// The 64-bit words of a page-request record.
+pub const PAGE_REQUEST_WORDS: usize = 2;
+
+/// A page-request record as the IOMMU wrote it: a page request or a stop marker.
+///
+/// ```text
+///    63    40 39   35  34    33   32 31    12 11      0
+///   +--------+-------+------+------+--+--------+---------+
+/// 0 |  DID   |   -   | EXEC | PRIV |PV|  PID   |    -    |
+///   +--------+-------+------+------+--+--------+---------+
+///    63                           12 11     3  2   1   0
+///   +-------------------------------+--------+---+---+---+
+/// 1 |      page address 63:12       |  PRGI  | L | W | R |
+///   +-------------------------------+--------+---+---+---+
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageRequestRecord(pub [u64; PAGE_REQUEST_WORDS]);
+
+impl PageRequestRecord {
+    /// PID; meaningful if [`has_process_id`](Self::has_process_id).
+    pub const fn process_id(self) -> u32 {
+        (self.0[0] >> 12 & 0xf_ffff) as u32
+    }
+
+    /// PV: the message carried a PASID.
+    pub const fn has_process_id(self) -> bool {
+        self.0[0] >> 32 & 1 == 1
+    }
+
+    /// PRIV: supervisor privilege is asked for.
+    pub const fn is_privileged(self) -> bool {
+        self.0[0] >> 33 & 1 == 1
+    }
+
+    /// EXEC: permission to execute is asked for.
+    pub const fn execute(self) -> bool {
+        self.0[0] >> 34 & 1 == 1
+    }
+
+    /// DID.
+    pub const fn device_id(self) -> u32 {
+        (self.0[0] >> 40) as u32
+    }
+
+    /// R: permission to read is asked for.
+    pub const fn read(self) -> bool {
+        self.0[1] & 1 == 1
+    }
+
+    /// W: permission to write is asked for.
+    pub const fn write(self) -> bool {
+        self.0[1] >> 1 & 1 == 1
+    }
+
+    /// L: the last request of its group.
+    pub const fn is_last(self) -> bool {
+        self.0[1] >> 2 & 1 == 1
+    }
+
+    /// The page request group index.
+    pub const fn group_index(self) -> u16 {
+        (self.0[1] >> 3 & 0x1ff) as u16
+    }
+
+    /// The address of the page.
+    pub const fn page(self) -> u64 {
+        self.0[1] & !0xfff
+    }
 }

@@ -26,6 +26,12 @@ pub const FQB: usize = 40;
 pub const FQH: usize = 48;
 /// `fqt`, 32 bits, read-only.
 pub const FQT: usize = 52;
+/// `pqb`, 64 bits; there if `capabilities.ATS`.
+pub const PQB: usize = 56;
+/// `pqh`, 32 bits; there if `capabilities.ATS`.
+pub const PQH: usize = 64;
+/// `pqt`, 32 bits, read-only; there if `capabilities.ATS`.
+pub const PQT: usize = 68;
 /// `cqcsr`, 32 bits.
 pub const CQCSR: usize = 72;
 /// `fqcsr`, 32 bits.
@@ -54,13 +60,13 @@ pub const TR_RESPONSE: usize = 616;
 /// |MSI_MRIF|MSI_FLAT|AMO_MRIF| 0|Sv57x4-32x4|Svpbmt|Svrsw60t59b|  0  |Sv57|Sv48|Sv39|Sv32|version|
 /// +--------+--------+--------+--+-----------+------+-----------+-----+----+----+----+----+-------+
 /// ```
-/// Sections "Device-directory-table pointer", "Command-queue base" (`fqb` is alike):
+/// Sections "Device-directory-table pointer", "Command-queue base" (`fqb` and `pqb` are alike):
 /// ```text
 ///  63   54 53           10 9    5   4   3        0
 /// +-------+---------------+------+------+-----------+
 /// | rsvd  |      PPN      | rsvd | busy | iommu_mode|   ddtp
 /// +-------+---------------+------+------+-----------+
-/// | rsvd  |      PPN      | rsvd |    LOG2SZ-1 4:0  |   cqb, fqb
+/// | rsvd  |      PPN      | rsvd |    LOG2SZ-1 4:0  |   cqb, fqb, pqb
 /// +-------+---------------+------+------------------+
 /// ```
 /// Sections "Translation-request control" and "Translation-response":

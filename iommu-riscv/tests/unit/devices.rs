@@ -370,8 +370,8 @@ fn the_valid_word_is_published_last_and_withdrawn_first() {
     let unit = non_coherent(&bench);
     bench.memory.take_published();
     let directory = crate::DIRECTORY;
-    // Allocations after the probe's four: process directory, leaf and middle page.
-    let (process, leaf, middle) = (5u64 << 32, 6u64 << 32, 7u64 << 32);
+    // Allocations after the probe's five: process directory, leaf and middle page.
+    let (process, leaf, middle) = (6u64 << 32, 7u64 << 32, 8u64 << 32);
     let tables = || {
         let published = bench.memory.take_published();
         let places = [directory, process, leaf, middle];

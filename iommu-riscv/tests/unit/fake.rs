@@ -48,7 +48,14 @@ pub struct State {
     pub fqh: u32,
     pub fqt: u32,
     pub fqcsr: u64,
+    pub pqb: u64,
+    pub pqh: u32,
+    pub pqt: u32,
     pub pqcsr: u64,
+    /// Page requests on their way, which the next `ATS.INVAL` pushes into the queue.
+    pub in_flight: Vec<[u64; 2]>,
+    /// Page requests that the hardware answered, as it could not record them.
+    pub auto_responses: usize,
     pub ipsr: u32,
     pub tr_req_iova: u64,
     pub tr_req_ctl: u64,
@@ -107,6 +114,31 @@ impl Fake {
             self.memory.heap.store(PhysicalAddress(address), value);
         }
         state.fqt = (state.fqt + 1) % size;
+    }
+
+    /// A page-request message from a device.
+    pub fn page_request(&self, record: [u64; 2]) {
+        self.record_page_request(&mut self.state(), record);
+    }
+
+    fn record_page_request(&self, state: &mut State, record: [u64; 2]) {
+        let size = 1 << ((state.pqb & 0x1f) + 1);
+        if (state.pqt + 1) % size == state.pqh {
+            state.pqcsr |= 1 << 9;
+        }
+        if state.pqcsr & (ON | 0x300) != ON {
+            // LRW = 0b100 is a stop marker, which nobody answers.
+            let (last, access) = (record[1] >> 2 & 1, record[1] & 3);
+            state.auto_responses +=
+                usize::from(last == 1 && (access != 0 || record[0] >> 32 & 1 == 0));
+            return;
+        }
+        let address = ((state.pqb & PPN) << 2) + u64::from(state.pqt) * 16;
+        self.memory.heap.store(PhysicalAddress(address), record[0]);
+        self.memory
+            .heap
+            .store(PhysicalAddress(address + 8), record[1]);
+        state.pqt = (state.pqt + 1) % size;
     }
 
     /// The words of a device's context, if the directory leads to one.
@@ -224,7 +256,8 @@ impl Fake {
             }
             2 => first & 0x3_ffff << 14 | second & 3 << 62,
             3 => first & (3 << 10 | 1 << 32 | 0x3f << 34) | second,
-            4 => first & (3 << 10 | 0x3f << 34) | second & 0x7fe,
+            4 if code >> 7 == 0 => first & (3 << 10 | 0x3f << 34) | second & 0x7fe,
+            4 => first & (3 << 10 | 0x3f << 34),
             _ => return Err(illegal),
         };
         if reserved != 0 {
@@ -248,7 +281,13 @@ impl Fake {
                 let context = self.find_process_context(state, device, process);
                 state.seen.push(context);
             }
-            (4, 0) if state.capabilities & ATS != 0 => {}
+            (4, 0) if state.capabilities & ATS != 0 => {
+                for record in core::mem::take(&mut state.in_flight) {
+                    self.record_page_request(state, record);
+                }
+            }
+            // Of the payload, the group index and the response code.
+            (4, 1) if state.capabilities & ATS != 0 && second & !0xf1ff_0000_0000 == 0 => {}
             _ => return Err(illegal),
         }
         Ok(())
@@ -345,6 +384,8 @@ impl FakeRegisters for Fake {
             32 => (state.cqh.into(), 4),
             40 => (state.fqb, 8),
             52 => (state.fqt.into(), 4),
+            56 if state.capabilities & ATS != 0 => (state.pqb, 8),
+            68 if state.capabilities & ATS != 0 => (state.pqt.into(), 4),
             72 => (state.cqcsr, 4),
             76 => (state.fqcsr, 4),
             80 if state.capabilities & ATS != 0 => (state.pqcsr, 4),
@@ -359,7 +400,7 @@ impl FakeRegisters for Fake {
 
     fn write(&self, offset: usize, width: usize, value: u64) {
         let mut state = self.state();
-        let wide = matches!(offset, 16 | 24 | 40 | 600 | 608);
+        let wide = matches!(offset, 16 | 24 | 40 | 56 | 600 | 608);
         assert_eq!(
             width,
             if wide { 8 } else { 4 },
@@ -415,8 +456,23 @@ impl FakeRegisters for Fake {
                 }
                 state.fqcsr = Self::write_csr(&mut state, 76, old, value);
             }
+            56 if state.capabilities & ATS != 0 => {
+                assert_eq!(state.pqcsr & (ON | BUSY), 0, "pqb while on");
+                state.pqb = state.queue_base(value);
+                state.pqh = 5;
+            }
+            64 if state.capabilities & ATS != 0 => {
+                assert!(
+                    value < 2 << (state.pqb & 0x1f),
+                    "pqh {value} of a smaller queue"
+                );
+                state.pqh = value as u32;
+            }
             80 if state.capabilities & ATS != 0 => {
                 let old = state.pqcsr;
+                if old & 1 == 0 && value & 1 == 1 {
+                    state.pqt = 0;
+                }
                 state.pqcsr = Self::write_csr(&mut state, 80, old, value);
             }
             84 => state.ipsr &= !(value as u32),
@@ -504,7 +560,12 @@ impl Bench {
             fqh: 0,
             fqt: 0,
             fqcsr: 0,
+            pqb: 0,
+            pqh: 0,
+            pqt: 0,
             pqcsr: 0,
+            in_flight: Vec::new(),
+            auto_responses: 0,
             ipsr: 0,
             tr_req_iova: 0,
             tr_req_ctl: 0,

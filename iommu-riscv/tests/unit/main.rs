@@ -7,12 +7,13 @@ mod errors;
 mod fake;
 mod faults;
 mod invalidation;
+mod page_requests;
 mod probe;
 
 use iommu_core::testing::Event;
 
 /// Where the bench's first allocations lie: device directory, command queue, completion words,
-/// fault queue.
+/// fault queue. The page-request queue follows.
 const DIRECTORY: u64 = 1 << 32;
 const QUEUE: u64 = 2 << 32;
 const WORDS: u64 = 3 << 32;
