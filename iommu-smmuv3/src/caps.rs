@@ -79,6 +79,16 @@ impl Capabilities {
         })
     }
 
+    /// The capabilities that four register values stand for.
+    pub const fn from_registers(idr0: u32, idr1: u32, idr3: u32, idr5: u32) -> Self {
+        Self {
+            idr0,
+            idr1,
+            idr3,
+            idr5,
+        }
+    }
+
     /// Whether shared virtual addressing is possible.
     ///
     /// # Errors

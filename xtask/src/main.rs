@@ -7,6 +7,7 @@ mod bench;
 mod boot;
 mod build;
 mod demo;
+mod fuzz;
 mod guest;
 mod machines;
 mod process;
@@ -70,6 +71,17 @@ Examples:
   cargo xtask bench notifier --check
   cargo xtask bench notifier --docs")]
     Bench(bench::Options),
+    /// Feed hostile bytes to the queues, tables and parsers that have to bear them.
+    #[command(after_help = "\
+Needs a nightly toolchain (SHOOTDOWN_NIGHTLY names it if it is not called nightly); cargo-fuzz is installed into target/setup/
+if it is missing. New inputs that reach new code go into fuzz/corpus/; an input that breaks a promise is shown, with what to do.
+
+Examples:
+  cargo xtask fuzz --list
+  cargo xtask fuzz dmar --seconds 300
+  cargo xtask fuzz --smoke
+  cargo xtask fuzz --coverage")]
+    Fuzz(fuzz::Options),
     /// Find or download what the other tasks need, and say what is used.
     #[command(after_help = "\
 QEMU is $SHOOTDOWN_QEMU (a folder, or a path up to and including `qemu-system-`), else the one on PATH if it is 11.1 or newer,
@@ -128,6 +140,7 @@ fn perform(task: Task) -> Result<bool> {
         } => demo::on_qemu(&setup::prepare()?, &iommu.iommus(), &mut std::io::stdout()),
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Setup => {
             let setup = setup::prepare()?;
             println!("QEMU {} from {}", setup.qemu.version(), setup.qemu.origin());

@@ -6,6 +6,7 @@
 pub mod apt;
 pub mod qemu;
 pub mod rust_src;
+pub mod tool;
 
 use std::cell::OnceCell;
 use std::fs::{self, File};

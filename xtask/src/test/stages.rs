@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{Log, Stage, links};
 use crate::machines::MACHINES;
-use crate::{build, demo, setup, workspace};
+use crate::{build, demo, fuzz, setup, workspace};
 
 /// The crates that kernels embed.
 pub const LIBRARIES: [&str; 5] = [
@@ -21,7 +21,7 @@ pub const LIBRARIES: [&str; 5] = [
 pub const LOOM_PREEMPTIONS: &str = "3";
 
 /// Every stage.
-pub static STAGES: [Stage; 7] = [
+pub static STAGES: [Stage; 8] = [
     Stage {
         name: "format",
         about: "the code is formatted as rustfmt does it",
@@ -51,6 +51,11 @@ pub static STAGES: [Stage; 7] = [
         name: "loom",
         about: "the notifier core under every interleaving that loom explores, both modes",
         run: loom,
+    },
+    Stage {
+        name: "fuzz",
+        about: "every fuzz target on its corpus and some inputs more",
+        run: fuzz,
     },
     Stage {
         name: "qemu",
@@ -150,6 +155,12 @@ fn loom(log: &mut Log) -> Result<()> {
         log.run(cargo_loom(&arguments))
     };
     run(&notifier).and(run(&ring))
+}
+
+fn fuzz(log: &mut Log) -> Result<()> {
+    log.highlight(&[""]);
+    ensure!(fuzz::smoke(log)?, "a fuzz target found something");
+    Ok(())
 }
 
 fn qemu(log: &mut Log) -> Result<()> {

@@ -1,0 +1,36 @@
+//! Every byte that crosses a trust boundary, and what must hold whatever it is.
+//!
+//! Each target is a function of bytes that panics when a promise is broken. `cargo xtask fuzz` runs
+//! them under libFuzzer; `cargo test -p shootdown-fuzz` runs them on the committed corpora.
+
+// Host programs have std; only the library crates must not need it.
+#![allow(clippy::std_instead_of_alloc, clippy::std_instead_of_core)]
+
+mod command;
+pub mod config_space;
+pub mod events;
+pub mod firmware;
+pub mod invalidation;
+
+use arbitrary::{Arbitrary, Unstructured};
+
+/// A target: its name, which is also that of its corpus, and the function.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: &[Target] = &[
+    ("config_space", config_space::run),
+    ("dmar", firmware::dmar),
+    ("events", events::run),
+    ("invalidation", invalidation::run),
+    ("iommu_map", firmware::iommu_map),
+    ("iort", firmware::iort),
+    ("rimt", firmware::rimt),
+];
+
+/// Runs `check` on the input that `data` stands for, if it stands for one.
+fn structured<'a, T: Arbitrary<'a>>(data: &'a [u8], check: impl FnOnce(T)) {
+    if let Ok(input) = T::arbitrary_take_rest(Unstructured::new(data)) {
+        check(input);
+    }
+}
