@@ -1,8 +1,9 @@
 //! The translation caches (chapter 6.2). An entry stays until a command removes it that the
 //! specification says removes it.
 
+use super::requests::Fault;
 use super::tables::{ContextEntry, PasidEntry};
-use super::walk::{Fault, Leaf};
+use super::walk::Leaf;
 use crate::random::Random;
 use std::collections::BTreeMap;
 

@@ -2,7 +2,7 @@
 
 use super::State;
 use super::registers::Event;
-use super::walk::Fault;
+use super::requests::Fault;
 use crate::bus::{Access, PageRequest, PageResponse, Request, ResponseCode};
 
 /// Bytes in a page request descriptor.

@@ -21,12 +21,13 @@ mod configuration;
 mod events;
 mod queues;
 mod registers;
+mod requests;
 mod tables;
 mod walk;
 
 pub use configuration::Configuration;
 
-use crate::bus::{Access, PageRequest, Permissions, Port, Refusal, Request, Translation};
+use crate::bus::{PageRequest, Port, Refusal, Request, Translation};
 use crate::hardware::Hardware;
 use crate::machine::{Machine, Policy, lock};
 use crate::memory::Memory;
@@ -35,10 +36,7 @@ use queues::Queue;
 use registers::Registers;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
-use walk::Fault;
 
-/// How many requests are remembered, for speculation.
-const REMEMBERED: usize = 64;
 /// How many complaints are kept.
 const COMPLAINTS: usize = 64;
 
@@ -206,102 +204,6 @@ impl State {
         }
     }
 
-    fn translate(&mut self, request: &Request, for_device: bool) -> Result<Translation, Refusal> {
-        if self.removed {
-            return Err(Refusal::UnsupportedRequest);
-        }
-        if self.policy.forgetful && self.chance(8) {
-            let machine = self.machine();
-            self.caches.lose_one(&machine.random);
-        }
-        if !self.registers.translates() {
-            return untranslated(request, for_device);
-        }
-        if request.pasid.is_none() && is_interrupt(request.address) {
-            return self.refuse_interrupt(request, for_device);
-        }
-        let translated = self.translation(request, for_device);
-        if translated.is_ok() {
-            self.remember(*request);
-        }
-        match translated {
-            Ok(translation) if translation.permissions.permit(request.access) => Ok(translation),
-            Ok(_) => Err(Refusal::NotPresent),
-            Err(fault) => {
-                // A device that may ask for the page is told so, and software is not (7.1.3).
-                if !(for_device && fault.refusal == Refusal::NotPresent) {
-                    self.report(request, fault, for_device);
-                }
-                Err(fault.refusal)
-            }
-        }
-    }
-
-    /// Requests without a PASID to the interrupt range are interrupts if they are writes (3.14);
-    /// they reach no memory.
-    fn refuse_interrupt(
-        &mut self,
-        request: &Request,
-        for_device: bool,
-    ) -> Result<Translation, Refusal> {
-        let refusal = Refusal::UnsupportedRequest;
-        if for_device || request.access != Access::Write {
-            self.report(request, Fault::always(0x87, refusal), for_device);
-        }
-        Err(refusal)
-    }
-
-    fn admits_translated(&mut self, device: u32) -> bool {
-        if self.removed {
-            return false;
-        }
-        if !self.registers.translates() {
-            return true;
-        }
-        let Ok(source_id) = u16::try_from(device) else {
-            return false;
-        };
-        let fault = match self.context(source_id) {
-            Ok(context) if context.device_tlb => return true,
-            Ok(context) => context.fault(0x44),
-            Err(fault) => fault,
-        };
-        let request = Request {
-            device,
-            pasid: None,
-            privileged: false,
-            address: 0,
-            access: Access::Read,
-        };
-        self.report(&request, fault, false);
-        false
-    }
-
-    fn remember(&mut self, request: Request) {
-        if self.recent.len() == REMEMBERED {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(request);
-    }
-
-    /// Walks for a request that came before, or for a neighbour of its page. Nobody is told of
-    /// faults.
-    fn speculate(&mut self) {
-        if self.removed || !self.registers.translates() || self.recent.is_empty() {
-            return;
-        }
-        let random = &self.machine().random;
-        let any = random.below(self.recent.len() as u64) as usize;
-        let mut request = self.recent[any];
-        request.access = Access::Read;
-        request.address = match random.below(3) {
-            0 => request.address,
-            1 => request.address.wrapping_add(0x1000),
-            _ => request.address.wrapping_sub(0x1000),
-        };
-        let _ = self.translation(&request, false);
-    }
-
     /// What the hardware reads at `at`, a multiple of 8.
     fn load(&self, at: u64, snoops: bool) -> Option<u64> {
         if snoops {
@@ -334,25 +236,4 @@ impl State {
         self.memory.evict(at & !7);
         stored
     }
-}
-
-/// What happens while translation is off: requests without a PASID reach memory as they are.
-fn untranslated(request: &Request, for_device: bool) -> Result<Translation, Refusal> {
-    if request.pasid.is_some() || for_device {
-        return Err(Refusal::UnsupportedRequest);
-    }
-    Ok(Translation {
-        address: request.address,
-        size: 0x1000,
-        permissions: Permissions {
-            read: true,
-            write: true,
-            execute: true,
-        },
-    })
-}
-
-/// Whether the address is in the range that interrupts are written to (3.14).
-const fn is_interrupt(address: u64) -> bool {
-    address >> 20 == 0xfee
 }

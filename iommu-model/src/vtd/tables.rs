@@ -1,7 +1,8 @@
 //! The scalable-mode root table, context tables, PASID directory and PASID tables (chapter 9).
 
 use super::State;
-use super::walk::{Fault, PAGE};
+use super::requests::Fault;
+use super::walk::PAGE;
 use crate::bus::Refusal;
 
 /// A scalable-mode context entry (9.4), as far as it decides anything here.

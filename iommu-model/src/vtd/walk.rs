@@ -1,58 +1,16 @@
-//! Requests to translations: which tables a request uses, and the walks through them (chapter 3).
+//! Walks through page tables: first stage, second stage, and the one nested in the other (chapter 3).
 
 use super::State;
 use super::caches::{Stage, Structure, Tag};
-use super::tables::{ContextEntry, PasidEntry, Translates};
-use crate::bus::{Access, Permissions, Refusal, Request, Translation};
+use super::requests::{Fault, Space};
+use super::tables::{PasidEntry, Translates};
+use crate::bus::{Access, Permissions, Refusal, Request};
 
 /// Bits 63:12 of an address.
 pub(super) const PAGE: u64 = !0xfff;
 
 /// The address in a paging entry.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-
-/// How often a walk begins anew because software changed an entry under it.
-const ATTEMPTS: usize = 8;
-
-/// Why a request is refused (table of fault reasons in 7.1.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Fault {
-    pub code: u8,
-    /// What the device is told.
-    pub refusal: Refusal,
-    /// Whether a fault record is written.
-    pub recorded: bool,
-}
-
-impl Fault {
-    /// A fault that is recorded whatever FPD says.
-    pub const fn always(code: u8, refusal: Refusal) -> Self {
-        Self {
-            code,
-            refusal,
-            recorded: true,
-        }
-    }
-
-    /// A fault that is recorded unless FPD says no.
-    pub const fn unless(masked: bool, code: u8, refusal: Refusal) -> Self {
-        Self {
-            code,
-            refusal,
-            recorded: !masked,
-        }
-    }
-
-    /// A fault that a page request may make good.
-    const fn of_page(entry: &PasidEntry, code: u8) -> Self {
-        Self::unless(entry.faults_masked, code, Refusal::NotPresent)
-    }
-
-    /// A paging entry that the hardware cannot use.
-    const fn of_table(entry: &PasidEntry, code: u8) -> Self {
-        Self::unless(entry.faults_masked, code, Refusal::CompleterAbort)
-    }
-}
 
 /// The end of a walk, as the IOTLB keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +32,7 @@ pub(super) struct Leaf {
 
 impl Leaf {
     /// What it permits to a requester (3.6.1).
-    fn permissions(&self, entry: &PasidEntry, privileged: bool) -> Permissions {
+    pub fn permissions(&self, entry: &PasidEntry, privileged: bool) -> Permissions {
         let read = (self.user || privileged) && self.second_read;
         let write = self.write || privileged && !entry.write_protect;
         let fetch_from_user = privileged && entry.supervisor_fetch_protect && self.user;
@@ -84,13 +42,6 @@ impl Leaf {
             execute: read && entry.execute && !self.no_execute && !fetch_from_user,
         }
     }
-}
-
-/// Whose address space a request is in.
-struct Space {
-    entry: PasidEntry,
-    tag: Tag,
-    privileged: bool,
 }
 
 /// A table of a walk in progress.
@@ -144,7 +95,7 @@ impl At {
 }
 
 /// Why a walk stopped: with a fault, or because an entry changed under it.
-enum Stopped {
+pub(super) enum Stopped {
     Fault(Fault),
     Changed,
 }
@@ -156,156 +107,8 @@ impl From<Fault> for Stopped {
 }
 
 impl State {
-    /// Translates a request, or an ATS translation request if `for_device`.
-    pub(super) fn translation(
-        &mut self,
-        request: &Request,
-        for_device: bool,
-    ) -> Result<Translation, Fault> {
-        let space = self.space(request, for_device)?;
-        let PasidEntry { translates, .. } = space.entry;
-        if translates == Translates::PassThrough {
-            return self.pass_through(request, &space);
-        }
-        let leaf = self.leaf(request, &space)?;
-        let mut permissions = leaf.permissions(&space.entry, space.privileged);
-        if for_device {
-            // A translation without the dirty bit is given out for reading only.
-            permissions.write &= leaf.dirty;
-            permissions.execute &= request.access == Access::Execute;
-        }
-        let translation = Translation {
-            address: leaf.page + (request.address & ((1 << leaf.order) - 1)),
-            size: 1 << leaf.order,
-            permissions,
-        };
-        self.outside_interrupts(&space, translation)
-    }
-
-    /// The entries that say how the request is translated, and whether it may be made at all.
-    fn space(&mut self, request: &Request, for_device: bool) -> Result<Space, Fault> {
-        let unsupported = Refusal::UnsupportedRequest;
-        let Ok(source_id) = u16::try_from(request.device) else {
-            return Err(Fault::unless(true, 0, unsupported));
-        };
-        let context: ContextEntry = self.context(source_id)?;
-        let blocked = |code| Err(context.fault(code));
-        if for_device && !context.device_tlb {
-            return blocked(0x44);
-        }
-        if request.pasid.is_some() && !context.pasids {
-            return blocked(0x45);
-        }
-        let privileged = match request.pasid {
-            Some(_) => request.privileged,
-            None => context.rid_privileged,
-        };
-        let pasid = request.pasid.unwrap_or(context.rid_pasid);
-        let entry = self.pasid(source_id, &context, pasid)?;
-        if request.access == Access::Execute && !entry.execute {
-            return Err(Fault::unless(entry.faults_masked, 0x5c, unsupported));
-        }
-        if privileged && !entry.supervisor {
-            return Err(Fault::unless(entry.faults_masked, 0x5d, unsupported));
-        }
-        let (stage, pasid) = match entry.translates {
-            Translates::First => (Stage::First, pasid),
-            Translates::Nested => (Stage::Nested, pasid),
-            Translates::Second | Translates::PassThrough => (Stage::Second, 0),
-        };
-        let domain = entry.domain;
-        Ok(Space {
-            entry,
-            tag: Tag {
-                domain,
-                pasid,
-                stage,
-            },
-            privileged,
-        })
-    }
-
-    fn pass_through(&self, request: &Request, space: &Space) -> Result<Translation, Fault> {
-        if request.address & self.beyond_width() != 0 {
-            let masked = space.entry.faults_masked;
-            return Err(Fault::unless(masked, 0x83, Refusal::UnsupportedRequest));
-        }
-        let translation = Translation {
-            address: request.address,
-            size: 0x1000,
-            permissions: Permissions {
-                read: true,
-                write: true,
-                execute: space.entry.execute,
-            },
-        };
-        self.outside_interrupts(space, translation)
-    }
-
-    /// No translation leads into the interrupt range (3.14).
-    fn outside_interrupts(
-        &self,
-        space: &Space,
-        translation: Translation,
-    ) -> Result<Translation, Fault> {
-        if super::is_interrupt(translation.address) {
-            let masked = space.entry.faults_masked;
-            return Err(Fault::unless(masked, 0x87, Refusal::UnsupportedRequest));
-        }
-        Ok(translation)
-    }
-
-    /// The page of a request: out of the IOTLB if what is there is enough, else by a walk.
-    fn leaf(&mut self, request: &Request, space: &Space) -> Result<Leaf, Fault> {
-        let enough = |leaf: &Leaf| {
-            let permissions = leaf.permissions(&space.entry, space.privileged);
-            permissions.permit(request.access) && (leaf.dirty || request.access != Access::Write)
-        };
-        let cached = self.caches.translations(space.tag, request.address);
-        for translated in cached {
-            match translated {
-                Ok(leaf) if enough(&leaf) => return Ok(leaf),
-                Ok(_) => {}
-                Err(fault) => return Err(fault),
-            }
-        }
-        let walked = self.walk(request, space);
-        match walked {
-            Ok(leaf) => {
-                let (tag, address) = (space.tag, request.address);
-                self.caches
-                    .keep_translation(tag, address, leaf.order, walked);
-            }
-            // Caching mode is about all structures but the first stage's (6.1).
-            Err(fault) if self.configuration.caching_mode && is_of_second_stage(fault) => {
-                let (tag, address) = (space.tag, request.address);
-                self.caches.keep_translation(tag, address, 12, walked);
-            }
-            Err(_) => {}
-        }
-        walked
-    }
-
-    fn walk(&mut self, request: &Request, space: &Space) -> Result<Leaf, Fault> {
-        for _ in 0..ATTEMPTS {
-            let walked = match space.entry.translates {
-                Translates::First | Translates::Nested => self.walk_first(request, space),
-                _ => {
-                    let write = request.access == Access::Write;
-                    self.walk_second(&space.entry, request.address, write)
-                }
-            };
-            match walked {
-                Ok(leaf) => return Ok(leaf),
-                Err(Stopped::Fault(fault)) => return Err(fault),
-                Err(Stopped::Changed) => {}
-            }
-        }
-        Err(Fault::of_table(&space.entry, 0x70))
-    }
-
     /// The first stage (3.6), nested in the second if the entry says so (3.8).
-    fn walk_first(&mut self, request: &Request, space: &Space) -> Result<Leaf, Stopped> {
+    pub(super) fn walk_first(&mut self, request: &Request, space: &Space) -> Result<Leaf, Stopped> {
         let (entry, address) = (&space.entry, request.address);
         if !is_canonical(address, 12 + 9 * entry.first_levels) {
             let refusal = Refusal::UnsupportedRequest;
@@ -439,7 +242,7 @@ impl State {
     }
 
     /// The second stage (3.7).
-    fn walk_second(
+    pub(super) fn walk_second(
         &mut self,
         entry: &PasidEntry,
         address: u64,
@@ -576,9 +379,4 @@ struct Slot {
 const fn is_canonical(address: u64, width: u32) -> bool {
     let unused = u64::BITS - width;
     ((address << unused) as i64 >> unused) as u64 == address
-}
-
-/// Whether the fault came from an entry of the second stage.
-const fn is_of_second_stage(fault: Fault) -> bool {
-    matches!(fault.code, 0x78..=0x7c)
 }
