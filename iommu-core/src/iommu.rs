@@ -131,7 +131,55 @@ pub trait Iommu: Send + Sync {
     /// Waits until the hardware has completed a ticket. Ends by the queue's time limit.
     fn wait(&self, ticket: Ticket) -> Result<Completed, QueueError>;
 
-    /// Hands every recorded fault to `report`; bounded by the queue's size.
+    /// Notes that the device TLB of `device` did not answer; true if that is news. From then on
+    /// [`submit`](Iommu::submit) refuses a list for it at once.
+    ///
+    /// Takes no lock, allocates nothing and may run with interrupts off. To an IOMMU that keeps no
+    /// account of that, it is news each time.
+    fn suspect(&self, device: DeviceId) -> bool {
+        let _ = device;
+        true
+    }
+
+    /// Cuts `device` off because its device TLB does not answer: its entry becomes invalid, and
+    /// everything cached through it leaves the IOMMU, by no command to the device.
+    ///
+    /// When it returns, the device can do no DMA: requests without translation are refused, and so
+    /// are translated ones, which need the entry. So no translation in its TLB counts any more, and
+    /// from then on [`submit`](Iommu::submit), [`block`](Iommu::block), [`detach`](Iommu::detach) and
+    /// [`disable_device`](Iommu::disable_device) leave its TLB out. Doing it again does no harm. It
+    /// waits for the queue only, up to its time limit, not for the device.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError::UnknownDevice`]; an error of the queue, after which the entry stays invalid and
+    /// the device counts as before, so that the call can be made again.
+    fn quarantine(&self, device: DeviceId) -> Result<(), AttachError> {
+        Err(AttachError::UnknownDevice(device))
+    }
+
+    /// Whether `device` is in quarantine.
+    fn is_quarantined(&self, device: DeviceId) -> bool {
+        let _ = device;
+        false
+    }
+
+    /// Brings `device` back from quarantine, with what it was attached to meanwhile. The kernel has
+    /// reset it, so that its TLB is empty and it answers; this is to be called from the reset hook.
+    ///
+    /// The device is in the lists again first, then its entry becomes valid, and then everything that
+    /// it may have cached out of an invalidation under way is taken out of the IOTLB and of its TLB.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError::UnknownDevice`]; an error of the queue, for instance if it still does not
+    /// answer: the device is in quarantine again then.
+    fn restore(&self, device: DeviceId) -> Result<(), AttachError> {
+        Err(AttachError::UnknownDevice(device))
+    }
+
+    /// Hands every recorded fault to `report`; bounded by the queue's size. `report` must not call
+    /// back into the IOMMU, which may hold the fault queue's lock meanwhile.
     fn take_faults(&self, report: &mut dyn FnMut(Fault)) -> FaultSummary;
     /// Hands page requests out of the queue to `take`, `most` at most, in the order in which they
     /// came, and gives their slots back before it returns. Returns how many are left, as far as it

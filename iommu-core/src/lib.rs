@@ -40,6 +40,7 @@ mod planted;
 pub mod planted;
 pub mod platform;
 mod primitive;
+pub mod quarantine;
 pub mod ring;
 pub mod sva;
 pub mod tag;

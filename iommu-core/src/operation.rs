@@ -35,6 +35,14 @@ impl Target {
     pub const fn is_device_tlb(&self) -> bool {
         matches!(self, Self::DeviceTlb { .. })
     }
+
+    /// Whose device TLB this is.
+    pub const fn device(&self) -> Option<DeviceId> {
+        match self {
+            Self::Iotlb { .. } => None,
+            Self::DeviceTlb { device, .. } => Some(*device),
+        }
+    }
 }
 
 /// Which levels of the page table changed.

@@ -77,6 +77,12 @@ core_notifier::planted_faults! {
     BarrierLeftOut => real "lib" "a_barrier_is_a_sync";
     /// Stores are not cleaned to memory though the IOMMU does not snoop.
     StoresNotCleaned => real "lib iommu-vtd/unit iommu-smmuv3/tables iommu-riscv/unit" "valid_last published_last cleaned";
+    /// After a time-out, the other devices of the list are not served.
+    OthersNotServed => real "lib" "a_silent_device_costs_the_others_nothing";
+    /// A device that is known not to answer is asked again by every flush.
+    SuspectAskedAgain => real "lib" "a_silent_device_is_asked_once";
+    /// A device that does not answer is told of by every flush.
+    FailureToldAgain => real "lib" "a_silent_device_is_told_once";
     /// Deferred: items are given back before the flush.
     ReclaimedBeforeFlush => real "lib" "deferred::tests";
     /// Deferred: a flush gives back what was unmapped after it began.

@@ -19,6 +19,7 @@ use crate::spec::commands::{
 use iommu_core::cover::{self, Block, Blocks, Costs, Cover, PAGE_SHIFT};
 use iommu_core::ids::{DeviceId, Pasid, Tag};
 use iommu_core::operation::{Invalidation, Levels, Target};
+use iommu_core::quarantine::Quarantine;
 use iommu_core::ring::Item;
 
 /// Takes one command after another.
@@ -35,6 +36,23 @@ pub fn encode(
     invalidation: &Invalidation<'_>,
     capabilities: &Capabilities,
     costs: &Costs,
+    emit: impl FnMut(Item<2>),
+) {
+    encode_without(
+        &Quarantine::default(),
+        invalidation,
+        capabilities,
+        costs,
+        emit,
+    );
+}
+
+/// The same without the devices that are in quarantine.
+pub(crate) fn encode_without(
+    quarantine: &Quarantine,
+    invalidation: &Invalidation<'_>,
+    capabilities: &Capabilities,
+    costs: &Costs,
     mut emit: impl FnMut(Item<2>),
 ) {
     let (mut form, mut blocks) = (None, None);
@@ -47,6 +65,7 @@ pub fn encode(
                     form.get_or_insert_with(|| iotlb_form(invalidation, capabilities, costs));
                 iotlb(tag, form, &mut emit);
             }
+            Target::DeviceTlb { device, .. } if quarantine.has(device) => {}
             Target::DeviceTlb { device, pasid } => {
                 let blocks = blocks.get_or_insert_with(|| device_tlb_blocks(invalidation, costs));
                 device_tlb(device, pasid, blocks.clone(), &mut emit);

@@ -53,12 +53,24 @@ iommu_core::planted_faults! {
     RiscvSupervisorAllowed => real "unit" "devices::attaching";
     /// RISC-V: a device context has the IOMMU update accessed and dirty bits unasked (SADE).
     RiscvAccessedDirtyUpdated => real "unit" "devices::the_context_says devices::enabling";
+    /// RISC-V: a quarantine leaves the device context valid.
+    RiscvQuarantineKeepsEntry => real "unit" "quarantine::";
+    /// RISC-V: a quarantine leaves what was cached through the device context.
+    RiscvQuarantineKeepsCaches => real "unit" "quarantine::";
+    /// RISC-V: lists leave a device out before the hardware has forgotten its context.
+    RiscvQuarantineTooEarly => real "unit" "quarantine::a_device_that_could_not_be_cut_off";
+    /// RISC-V: the TLB of a device in quarantine is invalidated on detach.
+    RiscvQuarantinedAsked => real "unit" "quarantine::";
+    /// RISC-V: a device that was restored is still left out of lists.
+    RiscvRestoreLeavesOut => real "unit" "quarantine::";
     /// RISC-V: fault records that were taken are not given back.
     RiscvFaultsKept => real "unit" "faults::";
     /// RISC-V: an overflow of the fault queue is not acknowledged.
     RiscvOverflowKept => real "unit" "faults::an_overflow";
     /// RISC-V: a time-out of a device is acknowledged and told to nobody.
     RiscvTimeoutIgnored => real "unit" "an_error_is_told_to_its_own_list";
+    /// RISC-V: the command queue is restarted while its register is busy.
+    RiscvBusyIgnored => real "unit" "quarantine::a_silent_device";
     /// RISC-V: a time-out is not acknowledged.
     RiscvTimeoutKept => real "unit" "an_error_is_told_to_its_own_list";
 }

@@ -83,13 +83,17 @@ impl QueueRegisters<2> for Registers {
         }
     }
 
-    /// Section "Command-queue CSR": each of the three stops the queue, with `cqh` at the command.
+    /// Section "Command-queue CSR": each of the three stops the queue, with `cqh` at the command. While
+    /// the register is busy with the last restart it must not be written, so nothing is found then.
     fn read_stop(&self, mmio: &impl Mmio) -> Option<Stop> {
         let value = mmio.read32(registers::CQCSR);
         let status = CommandQueueStatus::from_bits_retain(value);
         let slot = || self.read_head(mmio) % self.slots() as usize;
         let (error, loss) = if value == u32::MAX {
             (QueueError::Unknown { code: value }, Loss::Queue)
+        } else if status.contains(CommandQueueStatus::BUSY) && !planted::is(Fault::RiscvBusyIgnored)
+        {
+            return None;
         } else if status.contains(CommandQueueStatus::CMD_ILL) {
             let slot = slot();
             (QueueError::IllegalCommand { slot }, Loss::Command { slot })

@@ -29,6 +29,7 @@ use iommu_core::operation::{Invalidation, Target};
 use iommu_core::page_request::{PageResponse, Taken};
 use iommu_core::page_table::{Format, PageTable};
 use iommu_core::platform::{Mmio, Parts, Platform, WalkerCoherency};
+use iommu_core::quarantine::Quarantine;
 use iommu_core::ring::{self, Completion, Item};
 use iommu_core::tag::TagAllocator;
 use spin::Mutex;
@@ -57,6 +58,7 @@ pub struct Unit<P: Platform> {
     pub(crate) capabilities: Capabilities,
     config: Config,
     costs: Costs,
+    pub(crate) quarantine: Quarantine,
     tags: TagAllocator,
     memory: Arc<Memory<P>>,
     /// Held for one use of the debug translation interface.
@@ -73,19 +75,22 @@ struct Memory<P: Platform> {
     tables: Mutex<Tables<P>>,
 }
 
-struct Tables<P: Platform> {
-    directory: DeviceDirectory<P>,
+/// Everything the IOMMU finds its way by, and what the driver knows of it.
+pub(crate) struct Tables<P: Platform> {
+    pub(crate) directory: DeviceDirectory<P>,
     devices: BTreeMap<DeviceId, Device<P>>,
 }
 
-struct Device<P: Platform> {
-    config: DeviceConfig,
-    directory: ProcessDirectory<P>,
-    contexts: BTreeMap<Pasid, Context>,
+/// A device with a context.
+pub(crate) struct Device<P: Platform> {
+    pub(crate) config: DeviceConfig,
+    pub(crate) directory: ProcessDirectory<P>,
+    pub(crate) contexts: BTreeMap<Pasid, Context>,
 }
 
+/// A PASID in use.
 #[derive(Clone, Copy)]
-struct Context {
+pub(crate) struct Context {
     tag: Tag,
     blocked: bool,
 }
@@ -119,6 +124,7 @@ impl<P: Platform> Unit<P> {
             capabilities,
             config,
             costs: Costs::DEFAULT,
+            quarantine: Quarantine::default(),
             tags: TagAllocator::new(TAGS.0, TAGS.1),
             debug: Mutex::new(()),
         };
@@ -184,7 +190,7 @@ impl<P: Platform> Unit<P> {
     }
 
     /// Posts a list and waits for it.
-    fn run(&self, emit: impl Fn(&mut dyn FnMut(Item<2>))) -> Result<(), QueueError> {
+    pub(crate) fn run(&self, emit: impl Fn(&mut dyn FnMut(Item<2>))) -> Result<(), QueueError> {
         let ticket = self.memory.queue.submit(emit)?;
         self.memory.queue.wait(ticket).map(drop)
     }
@@ -203,8 +209,10 @@ impl<P: Platform> Unit<P> {
                 targets,
                 ..*invalidation
             };
-            let ticket =
-                queue.submit(|emit| invalidate::encode(&part, &self.capabilities, &costs, emit))?;
+            let ticket = queue.submit(|emit| {
+                let (quarantine, capabilities) = (&self.quarantine, &self.capabilities);
+                invalidate::encode_without(quarantine, &part, capabilities, &costs, emit);
+            })?;
             if later.is_empty() {
                 return Ok(ticket);
             }
@@ -237,15 +245,26 @@ impl<P: Platform> Unit<P> {
         }
         let tag = context.tag;
         self.run(|emit| invalidate::pasid_entry_changed(device, pasid, tag, emit))?;
-        if entry.config.device_tlb {
+        if self.asks_device(entry.config, device) {
             self.run(|emit| invalidate::whole_device_tlb(device, pasid, emit))?;
         }
         context.blocked = true;
         Ok(())
     }
 
+    pub(crate) fn tables(&self) -> &Mutex<Tables<P>> {
+        &self.memory.tables
+    }
+
+    /// Whether a device has a TLB to be invalidated: in quarantine it is left alone.
+    fn asks_device(&self, config: DeviceConfig, device: DeviceId) -> bool {
+        let is_left_out =
+            self.quarantine.has(device) && !planted::is(Planted::RiscvQuarantinedAsked);
+        config.device_tlb && !is_left_out
+    }
+
     /// The context of a device that uses `directory`.
-    fn device_context(
+    pub(crate) fn device_context(
         &self,
         config: DeviceConfig,
         directory: &ProcessDirectory<P>,
@@ -332,7 +351,7 @@ impl ProcessContext {
 }
 
 impl<P: Platform> Tables<P> {
-    fn device(&mut self, device: DeviceId) -> Result<&mut Device<P>, AttachError> {
+    pub(crate) fn device(&mut self, device: DeviceId) -> Result<&mut Device<P>, AttachError> {
         self.devices
             .get_mut(&device)
             .ok_or(AttachError::UnknownDevice(device))
@@ -419,6 +438,7 @@ impl<P: Platform> Iommu for Unit<P> {
             contexts: BTreeMap::new(),
         };
         tables.devices.insert(device, entry);
+        self.quarantine.admit(device);
         Ok(())
     }
 
@@ -433,6 +453,7 @@ impl<P: Platform> Iommu for Unit<P> {
         self.run(|emit| invalidate::device_entry_changed(device, emit))?;
         tables.directory.clear(device);
         tables.devices.remove(&device);
+        self.quarantine.dismiss(device);
         Ok(())
     }
 
@@ -491,6 +512,7 @@ impl<P: Platform> Iommu for Unit<P> {
     /// IOTLB, and no command orders the two ([`Features::chained_sync`]).
     fn submit(&self, invalidation: &Invalidation<'_>) -> Result<Ticket, QueueError> {
         let targets = invalidation.targets;
+        self.quarantine.check(targets)?;
         let iotlbs = targets.partition_point(|target| !target.is_device_tlb());
         let part = |targets| Invalidation {
             targets,
@@ -511,6 +533,22 @@ impl<P: Platform> Iommu for Unit<P> {
 
     fn wait(&self, ticket: Ticket) -> Result<Completed, QueueError> {
         self.memory.queue.wait(ticket)
+    }
+
+    fn suspect(&self, device: DeviceId) -> bool {
+        self.quarantine.suspect(device)
+    }
+
+    fn quarantine(&self, device: DeviceId) -> Result<(), AttachError> {
+        self.cut_off(device)
+    }
+
+    fn is_quarantined(&self, device: DeviceId) -> bool {
+        self.quarantine.has(device)
+    }
+
+    fn restore(&self, device: DeviceId) -> Result<(), AttachError> {
+        self.bring_back(device)
     }
 
     fn take_faults(&self, report: &mut dyn FnMut(Fault)) -> FaultSummary {
@@ -541,7 +579,8 @@ impl<P: Platform> Iommu for Unit<P> {
             if !entry.contexts.contains_key(&pasid) {
                 return Err(AttachError::UnknownPasid(device, pasid));
             }
-            entry.config.device_tlb
+            let config = entry.config;
+            self.asks_device(config, device)
         };
         if has_device_tlb {
             self.run(|_| ())?;

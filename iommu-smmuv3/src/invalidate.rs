@@ -12,6 +12,7 @@ use iommu_core::Range;
 use iommu_core::cover::{self, Block, Blocks, Costs, PAGE_SHIFT};
 use iommu_core::ids::{DeviceId, Pasid, Tag};
 use iommu_core::operation::{Invalidation, Levels, Target};
+use iommu_core::quarantine::Quarantine;
 
 /// An element of a command list.
 pub type Item = iommu_core::ring::Item<WORDS>;
@@ -22,6 +23,23 @@ pub type Emit<'a> = &'a mut dyn FnMut(Item);
 /// The commands of one invalidation: per target the translations of the range, device TLBs only
 /// after every TLB invalidation in front of them is complete.
 pub fn encode(
+    invalidation: &Invalidation<'_>,
+    capabilities: &Capabilities,
+    costs: &Costs,
+    emit: Emit<'_>,
+) {
+    encode_without(
+        &Quarantine::default(),
+        invalidation,
+        capabilities,
+        costs,
+        emit,
+    );
+}
+
+/// The same without the devices that are in quarantine.
+pub(crate) fn encode_without(
+    quarantine: &Quarantine,
     invalidation: &Invalidation<'_>,
     capabilities: &Capabilities,
     costs: &Costs,
@@ -44,6 +62,7 @@ pub fn encode(
                 tlb(tag, range, levels, capabilities, costs, emit);
                 unfinished = true;
             }
+            Target::DeviceTlb { device, .. } if quarantine.has(device) => {}
             Target::DeviceTlb { device, pasid } => {
                 if core::mem::take(&mut unfinished) && !planted::is(Fault::SmmuSyncLeftOut) {
                     emit(Item::Barrier);
@@ -88,6 +107,23 @@ pub fn device_entry_changed(
             Pasid::UNTAGGED,
         )));
     }
+}
+
+/// After the stream table entry of a device that was attached became invalid, or valid again; with
+/// `device_tlb`, also what its TLB holds that was asked for without a PASID.
+pub(crate) fn device_cut_off(device: DeviceId, device_tlb: bool, emit: Emit<'_>) {
+    emit(Item::Command(commands::cfgi_ste(device.0, true)));
+    emit(Item::Barrier);
+    emit(Item::Command(commands::tlbi_nsnh_all()));
+    if device_tlb {
+        emit(Item::Barrier);
+        whole_device_tlb(device, Pasid::UNTAGGED, emit);
+    }
+}
+
+/// Everything that a device TLB holds for a PASID.
+pub(crate) fn whole_device_tlb(device: DeviceId, pasid: Pasid, emit: Emit<'_>) {
+    emit(Item::Command(everything_in_device_tlb(device, pasid)));
 }
 
 /// After the context descriptor of `pasid` became valid, or became invalid once it was blocked. An

@@ -42,6 +42,7 @@ pub mod invalidate;
 mod planted;
 #[cfg(planted)]
 pub mod planted;
+mod quarantine;
 pub mod queue;
 pub mod spec;
 mod tables;

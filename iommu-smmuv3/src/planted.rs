@@ -59,6 +59,16 @@ iommu_core::planted_faults! {
     SmmuAccessFlagIgnored => real "unit" "entries_in_memory";
     /// SMMUv3: a context descriptor has the SMMU change access flags itself (HA).
     SmmuAccessFlagUpdated => real "unit" "entries_in_memory";
+    /// SMMUv3: a quarantine leaves the stream table entry valid.
+    SmmuQuarantineKeepsEntry => real "quarantine" "";
+    /// SMMUv3: a quarantine leaves what was cached through the stream table entry.
+    SmmuQuarantineKeepsCaches => real "quarantine" "";
+    /// SMMUv3: lists leave a device out before the hardware has forgotten its entry.
+    SmmuQuarantineTooEarly => real "quarantine" "a_device_that_could_not_be_cut_off";
+    /// SMMUv3: the TLB of a device in quarantine is invalidated on detach and on disable.
+    SmmuQuarantinedAsked => real "quarantine" "";
+    /// SMMUv3: a device that was restored is still left out of lists.
+    SmmuRestoreLeavesOut => real "quarantine" "";
     /// SMMUv3: events that were taken are not given back.
     SmmuEventsKept => real "faults" "the_queue_wraps faults_are_handed_over_once";
     /// SMMUv3: an overflow of the event queue is not acknowledged.

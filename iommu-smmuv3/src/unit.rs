@@ -19,6 +19,7 @@ use iommu_core::iommu::{Completed, DeviceConfig, Features, Iommu, Ticket};
 use iommu_core::operation::Invalidation;
 use iommu_core::page_table::PageTable;
 use iommu_core::platform::{Parts, Platform};
+use iommu_core::quarantine::Quarantine;
 use iommu_core::tag::TagAllocator;
 use spin::Mutex;
 
@@ -32,6 +33,7 @@ pub struct Unit<P: Platform> {
     parts: Arc<Parts<P>>,
     capabilities: Capabilities,
     costs: Costs,
+    pub(crate) quarantine: Quarantine,
     tags: TagAllocator,
     structures: Arc<Structures<P>>,
 }
@@ -70,6 +72,7 @@ impl<P: Platform> Unit<P> {
             parts,
             capabilities,
             costs: Costs::DEFAULT,
+            quarantine: Quarantine::default(),
             // 0 stays unused: it is what an entry that was never written holds.
             tags: TagAllocator::new(1, capabilities.last_asid()),
             structures: Arc::new(structures),
@@ -110,13 +113,28 @@ impl<P: Platform> Unit<P> {
     }
 
     /// Posts a list and waits for it.
-    fn run(&self, emit: impl Fn(Emit<'_>)) -> Result<(), QueueError> {
+    pub(crate) fn run(&self, emit: impl Fn(Emit<'_>)) -> Result<(), QueueError> {
         let ticket = self.structures.queue.submit(emit)?;
         self.structures.queue.wait(ticket)?;
         Ok(())
     }
 
-    fn stream_entry(&self, config: DeviceConfig, contexts: &ContextTable<P>) -> StreamEntry {
+    pub(crate) fn tables(&self) -> &Mutex<Tables<P>> {
+        &self.structures.tables
+    }
+
+    /// Whether a device has a TLB to be invalidated: in quarantine it is left alone.
+    fn asks_device(&self, config: DeviceConfig, device: DeviceId) -> bool {
+        let is_left_out =
+            self.quarantine.has(device) && !planted::is(Planted::SmmuQuarantinedAsked);
+        config.device_tlb && !is_left_out
+    }
+
+    pub(crate) fn stream_entry(
+        &self,
+        config: DeviceConfig,
+        contexts: &ContextTable<P>,
+    ) -> StreamEntry {
         StreamEntry {
             contexts: contexts.physical().0,
             log2_contexts: contexts.log2_entries(),
@@ -142,7 +160,7 @@ impl<P: Platform> Unit<P> {
         if !planted::is(Planted::SmmuBlockKeepsWalking) {
             entry.replace_first(blocked(attachment.word_0));
         }
-        let device_tlb = device.config.device_tlb;
+        let device_tlb = self.asks_device(device.config, id);
         self.run(|emit| {
             invalidate::pasid_entry_blocked(id, pasid, attachment.tag, device_tlb, emit);
         })?;
@@ -206,6 +224,7 @@ impl<P: Platform> Iommu for Unit<P> {
             attached: BTreeMap::new(),
         };
         tables.devices.insert(id, device);
+        self.quarantine.admit(id);
         Ok(())
     }
 
@@ -220,13 +239,14 @@ impl<P: Platform> Iommu for Unit<P> {
         if let Some(&pasid) = device.attached.keys().next() {
             return Err(AttachError::PasidInUse(id, pasid));
         }
-        let device_tlb = device.config.device_tlb;
+        let device_tlb = self.asks_device(device.config, id);
         let entry = tables.streams.entry(id);
         let entry = entry.ok_or(AttachError::UnknownDevice(id))?;
         entry.replace_first(0);
         self.run(|emit| invalidate::device_entry_changed(id, false, device_tlb, emit))?;
         entry.clear_rest();
         tables.devices.remove(&id);
+        self.quarantine.dismiss(id);
         Ok(())
     }
 
@@ -283,14 +303,34 @@ impl<P: Platform> Iommu for Unit<P> {
     }
 
     fn submit(&self, invalidation: &Invalidation<'_>) -> Result<Ticket, QueueError> {
+        self.quarantine.check(invalidation.targets)?;
         let room = self.capabilities.command_list_room();
         let costs = self.costs.shared(room, invalidation.targets.len());
         let queue = &self.structures.queue;
-        queue.submit(|emit| invalidate::encode(invalidation, &self.capabilities, &costs, emit))
+        queue.submit(|emit| {
+            let (quarantine, capabilities) = (&self.quarantine, &self.capabilities);
+            invalidate::encode_without(quarantine, invalidation, capabilities, &costs, emit);
+        })
     }
 
     fn wait(&self, ticket: Ticket) -> Result<Completed, QueueError> {
         self.structures.queue.wait(ticket)
+    }
+
+    fn suspect(&self, device: DeviceId) -> bool {
+        self.quarantine.suspect(device)
+    }
+
+    fn quarantine(&self, device: DeviceId) -> Result<(), AttachError> {
+        self.cut_off(device)
+    }
+
+    fn is_quarantined(&self, device: DeviceId) -> bool {
+        self.quarantine.has(device)
+    }
+
+    fn restore(&self, device: DeviceId) -> Result<(), AttachError> {
+        self.bring_back(device)
     }
 
     fn take_faults(&self, report: &mut dyn FnMut(Fault)) -> FaultSummary {

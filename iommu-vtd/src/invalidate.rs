@@ -11,6 +11,7 @@ use crate::spec::commands::{self, Command};
 use iommu_core::cover::{self, Block, Blocks, Costs, Cover};
 use iommu_core::ids::{DeviceId, Pasid, PhysicalAddress, Tag};
 use iommu_core::operation::{Invalidation, Levels, Target};
+use iommu_core::quarantine::Quarantine;
 use iommu_core::ring;
 
 /// One element of a command list.
@@ -29,13 +30,30 @@ pub fn encode(
     costs: &Costs,
     emit: Emit<'_>,
 ) {
+    encode_without(
+        &Quarantine::default(),
+        invalidation,
+        capabilities,
+        costs,
+        emit,
+    );
+}
+
+/// The same without the devices that are in quarantine.
+pub(crate) fn encode_without(
+    quarantine: &Quarantine,
+    invalidation: &Invalidation<'_>,
+    capabilities: &Capabilities,
+    costs: &Costs,
+    emit: Emit<'_>,
+) {
     if planted::is(Fault::VtdDeviceTlbFirst) {
-        device_tlbs(invalidation, capabilities, costs, false, emit);
+        device_tlbs(quarantine, invalidation, capabilities, costs, false, emit);
         iotlbs(invalidation, capabilities, costs, emit);
         return;
     }
     let fence = iotlbs(invalidation, capabilities, costs, emit);
-    device_tlbs(invalidation, capabilities, costs, fence, emit);
+    device_tlbs(quarantine, invalidation, capabilities, costs, fence, emit);
 }
 
 /// The range out of the IOTLBs; whether there are any.
@@ -62,6 +80,7 @@ fn iotlbs(
 
 /// The range out of the device TLBs, behind a fence if there is something to wait for.
 fn device_tlbs(
+    quarantine: &Quarantine,
     invalidation: &Invalidation<'_>,
     capabilities: &Capabilities,
     costs: &Costs,
@@ -73,7 +92,9 @@ fn device_tlbs(
         if planted::is(Fault::VtdDeviceTlbLeftOut) {
             break;
         }
-        if let Target::DeviceTlb { device, pasid } = *target {
+        if let Target::DeviceTlb { device, pasid } = *target
+            && !quarantine.has(device)
+        {
             if fence && !planted::is(Fault::VtdFenceLeftOut) {
                 emit(Item::Barrier);
                 fence = false;
@@ -123,7 +144,8 @@ pub fn device_removed(
         emit(Item::Command(commands::iotlb_global(capabilities.drain())));
     }
     if device_tlb {
-        whole_device_tlb(source_id, Pasid::UNTAGGED, capabilities, emit);
+        let device = DeviceId(source_id.into());
+        whole_device_tlb(device, Pasid::UNTAGGED, capabilities, emit);
     }
 }
 
@@ -148,17 +170,19 @@ pub fn pasid_removed(
     }
     pasid_changed(tag, pasid, emit);
     if device_tlb && !planted::is(Fault::VtdDeviceTlbKept) {
-        whole_device_tlb(source_id, pasid, capabilities, emit);
+        whole_device_tlb(DeviceId(source_id.into()), pasid, capabilities, emit);
     }
 }
 
 /// Drains page requests and responses of a PASID that is blocked (7.10): behind the responses that
 /// were posted before, invalidations that push every page request of the device ahead of their
-/// answer, and a wait for what the hardware has received. It writes to `drained`.
+/// answer, and a wait for what the hardware has received. It writes to `drained`. Without `device_tlb`
+/// the device is asked nothing.
 pub fn page_requests_drained(
     source_id: u16,
     tag: Tag,
     pasid: Pasid,
+    device_tlb: bool,
     drained: PhysicalAddress,
     capabilities: &Capabilities,
     emit: Emit<'_>,
@@ -166,7 +190,9 @@ pub fn page_requests_drained(
     emit(Item::Barrier);
     let iotlb = commands::pasid_iotlb_all(domain_id(tag), pasid);
     emit(Item::Command(iotlb));
-    whole_device_tlb(source_id, pasid, capabilities, emit);
+    if device_tlb {
+        whole_device_tlb(DeviceId(source_id.into()), pasid, capabilities, emit);
+    }
     let drain = commands::wait_drain(drained, capabilities.page_request_drain());
     emit(Item::Command(drain));
 }
@@ -182,8 +208,12 @@ fn pasid_changed(tag: Tag, pasid: Pasid, emit: Emit<'_>) {
 }
 
 /// The whole device TLB of one PASID, behind a fence.
-fn whole_device_tlb(source_id: u16, pasid: Pasid, capabilities: &Capabilities, emit: Emit<'_>) {
-    let device = DeviceId(source_id.into());
+pub(crate) fn whole_device_tlb(
+    device: DeviceId,
+    pasid: Pasid,
+    capabilities: &Capabilities,
+    emit: Emit<'_>,
+) {
     emit(Item::Barrier);
     let command = device_tlb_block(device, pasid, Block::ALL, capabilities);
     emit(Item::Command(command));

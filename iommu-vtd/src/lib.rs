@@ -40,6 +40,7 @@ pub mod page_requests;
 mod planted;
 #[cfg(planted)]
 pub mod planted;
+mod quarantine;
 pub mod queue;
 pub mod spec;
 mod tables;

@@ -55,6 +55,16 @@ iommu_core::planted_faults! {
     VtdSupervisorAllowed => real "unit" "attach::";
     /// VT-d: a PASID entry tells walks not to snoop though the tables are not cleaned (PWSNP).
     VtdWalkNotSnooped => real "unit" "attach::";
+    /// VT-d: a quarantine leaves the context entry present.
+    VtdQuarantineKeepsEntry => real "unit" "quarantine::";
+    /// VT-d: a quarantine leaves what was cached through the context entry.
+    VtdQuarantineKeepsCaches => real "unit" "quarantine::";
+    /// VT-d: lists leave a device out before the hardware has forgotten its entry.
+    VtdQuarantineTooEarly => real "unit" "quarantine::a_device_that_could_not_be_cut_off";
+    /// VT-d: the TLB of a device in quarantine is invalidated on detach and on disable.
+    VtdQuarantinedAsked => real "unit" "quarantine::";
+    /// VT-d: a device that was restored is still left out of lists.
+    VtdRestoreLeavesOut => real "unit" "quarantine::";
     /// VT-d: a fault record is not freed.
     VtdRecordKept => real "unit" "faults::";
     /// VT-d: an overflow of the fault records is not acknowledged.

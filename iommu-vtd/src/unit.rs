@@ -26,6 +26,7 @@ use iommu_core::operation::Invalidation;
 use iommu_core::page_request::{PageResponse, Taken};
 use iommu_core::page_table::{Format, PageTable};
 use iommu_core::platform::{Mmio, Parts, Platform, wait_until};
+use iommu_core::quarantine::Quarantine;
 use iommu_core::ring::Ring;
 use iommu_core::tag::TagAllocator;
 use spin::Mutex;
@@ -37,8 +38,9 @@ use spin::Mutex;
 /// [`disable`](Self::disable) without its answer.
 pub struct Unit<P: Platform> {
     parts: Arc<Parts<P>>,
-    capabilities: Capabilities,
+    pub(crate) capabilities: Capabilities,
     costs: Costs,
+    pub(crate) quarantine: Quarantine,
     global: GlobalCommand<P>,
     memory: Arc<Memory<P>>,
     tags: TagAllocator,
@@ -95,6 +97,7 @@ impl<P: Platform> Unit<P> {
             parts,
             capabilities,
             costs: Costs::DEFAULT,
+            quarantine: Quarantine::default(),
             global,
         };
         unit.turn_on()?;
@@ -164,7 +167,7 @@ impl<P: Platform> Unit<P> {
     }
 
     /// Lets the hardware know of a table change: posts what `list` says, if anything, and waits.
-    fn commit(&self, list: impl Fn(Emit<'_>)) -> Result<(), QueueError> {
+    pub(crate) fn commit(&self, list: impl Fn(Emit<'_>)) -> Result<(), QueueError> {
         self.flush_write_buffer().map_err(QueueError::Timeout)?;
         let mut is_empty = true;
         list(&mut |_| is_empty = false);
@@ -174,6 +177,10 @@ impl<P: Platform> Unit<P> {
     fn run(&self, list: impl Fn(Emit<'_>)) -> Result<(), QueueError> {
         let ticket = self.memory.queue.submit(list)?;
         self.memory.queue.wait(ticket).map(drop)
+    }
+
+    pub(crate) fn tables(&self) -> &Mutex<Tables<P>> {
+        &self.memory.tables
     }
 
     fn flush_write_buffer(&self) -> Result<(), Timeout> {
@@ -197,9 +204,7 @@ impl<P: Platform> Unit<P> {
             return Ok(());
         }
         pasids.revoke(pasid);
-        let device_tlb = tables
-            .config(source_id)
-            .is_some_and(|config| config.device_tlb);
+        let device_tlb = self.asks_device(tables.config(source_id), device);
         let (tag, capabilities) = (attached.tag, &self.capabilities);
         self.commit(|emit| {
             invalidate::pasid_removed(source_id, tag, pasid, device_tlb, capabilities, emit);
@@ -264,12 +269,14 @@ impl<P: Platform> Iommu for Unit<P> {
         };
         let mut tables = self.memory.tables.lock();
         tables.add(source_id, config)?;
+        self.quarantine.admit(device);
         let added = |emit: Emit<'_>| invalidate::device_added(source_id, &self.capabilities, emit);
         if let Err(error) = self.commit(added) {
             tables.revoke(source_id)?;
             // Unless this succeeds, the hardware may still look at the PASID structure.
-            if self.forget_device(source_id, config).is_ok() {
+            if self.forget_device(device, config).is_ok() {
                 tables.remove(source_id);
+                self.quarantine.dismiss(device);
             }
             return Err(error.into());
         }
@@ -285,8 +292,9 @@ impl<P: Platform> Iommu for Unit<P> {
         let source_id = source_id(device)?;
         let mut tables = self.memory.tables.lock();
         let config = tables.revoke(source_id)?;
-        self.forget_device(source_id, config)?;
+        self.forget_device(device, config)?;
         tables.remove(source_id);
+        self.quarantine.dismiss(device);
         Ok(())
     }
 
@@ -334,14 +342,32 @@ impl<P: Platform> Iommu for Unit<P> {
     }
 
     fn submit(&self, invalidation: &Invalidation<'_>) -> Result<Ticket, QueueError> {
+        self.quarantine.check(invalidation.targets)?;
         let costs = self.costs.shared(queue::ROOM, invalidation.targets.len());
-        self.memory
-            .queue
-            .submit(|emit| invalidate::encode(invalidation, &self.capabilities, &costs, emit))
+        self.memory.queue.submit(|emit| {
+            let (quarantine, capabilities) = (&self.quarantine, &self.capabilities);
+            invalidate::encode_without(quarantine, invalidation, capabilities, &costs, emit);
+        })
     }
 
     fn wait(&self, ticket: Ticket) -> Result<Completed, QueueError> {
         self.memory.queue.wait(ticket)
+    }
+
+    fn suspect(&self, device: DeviceId) -> bool {
+        self.quarantine.suspect(device)
+    }
+
+    fn quarantine(&self, device: DeviceId) -> Result<(), AttachError> {
+        self.cut_off(device)
+    }
+
+    fn is_quarantined(&self, device: DeviceId) -> bool {
+        self.quarantine.has(device)
+    }
+
+    fn restore(&self, device: DeviceId) -> Result<(), AttachError> {
+        self.bring_back(device)
     }
 
     fn take_faults(&self, report: &mut dyn FnMut(Fault)) -> FaultSummary {
@@ -366,16 +392,25 @@ impl<P: Platform> Iommu for Unit<P> {
 
     fn drain_page_requests(&self, device: DeviceId, pasid: Pasid) -> Result<(), AttachError> {
         let source_id = source_id(device)?;
-        let tag = {
+        let (tag, device_tlb) = {
             let mut tables = self.memory.tables.lock();
-            tables.pasids(source_id)?.get(device, pasid)?.tag
+            let tag = tables.pasids(source_id)?.get(device, pasid)?.tag;
+            (tag, self.asks_device(tables.config(source_id), device))
         };
         let Some(page_requests) = &self.memory.page_requests else {
             return Ok(());
         };
         let (drained, capabilities) = (page_requests.drained(), &self.capabilities);
         self.run(|emit| {
-            invalidate::page_requests_drained(source_id, tag, pasid, drained, capabilities, emit);
+            invalidate::page_requests_drained(
+                source_id,
+                tag,
+                pasid,
+                device_tlb,
+                drained,
+                capabilities,
+                emit,
+            );
         })?;
         Ok(())
     }
@@ -383,9 +418,18 @@ impl<P: Platform> Iommu for Unit<P> {
 
 impl<P: Platform> Unit<P> {
     /// Takes everything of a device whose context entry is no longer present out of the caches.
-    fn forget_device(&self, source_id: u16, config: DeviceConfig) -> Result<(), QueueError> {
-        let (device_tlb, capabilities) = (config.device_tlb, &self.capabilities);
-        self.commit(|emit| invalidate::device_removed(source_id, device_tlb, capabilities, emit))
+    fn forget_device(&self, device: DeviceId, config: DeviceConfig) -> Result<(), AttachError> {
+        let source_id = source_id(device)?;
+        let device_tlb = self.asks_device(Some(config), device);
+        let capabilities = &self.capabilities;
+        self.commit(|emit| invalidate::device_removed(source_id, device_tlb, capabilities, emit))?;
+        Ok(())
+    }
+
+    /// Whether a device has a TLB to be invalidated: in quarantine it is left alone.
+    fn asks_device(&self, config: Option<DeviceConfig>, device: DeviceId) -> bool {
+        let is_left_out = self.quarantine.has(device) && !planted::is(Planted::VtdQuarantinedAsked);
+        config.is_some_and(|config| config.device_tlb) && !is_left_out
     }
 }
 
@@ -418,6 +462,6 @@ fn turn_off<P: Platform>(parts: &Parts<P>, global: &GlobalCommand<P>) -> Result<
 }
 
 /// A source-id has 16 bits.
-fn source_id(device: DeviceId) -> Result<u16, AttachError> {
+pub(crate) fn source_id(device: DeviceId) -> Result<u16, AttachError> {
     u16::try_from(device.0).map_err(|_| AttachError::DeviceIdTooWide(device))
 }

@@ -138,6 +138,11 @@ impl<P: Platform> DmaBuffer<P> {
         u64::from_le(self.word(index).load(Ordering::Acquire))
     }
 
+    /// The 64-bit word number `index` as this CPU stored it; no cache is cleaned.
+    pub(crate) fn stored(&self, index: usize) -> u64 {
+        u64::from_le(self.word(index).load(Ordering::Relaxed))
+    }
+
     /// Stores the 64-bit word number `index`, after every earlier store of this CPU.
     ///
     /// An IOMMU that does not snoop sees it only after [`publish`](Self::publish).

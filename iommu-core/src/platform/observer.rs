@@ -7,7 +7,10 @@ use alloc::sync::Arc;
 /// It is for tests, tracing and counting. The calls come from under the ring's lock and may come
 /// with interrupts off: they must be short and must not call back into the framework.
 pub trait Observer: Send + Sync + 'static {
-    /// A command was written to the queue: its little-endian 64-bit words.
+    /// Whether anything is done with what it is told; if not, nothing is spent on telling.
+    const LISTENS: bool = true;
+
+    /// A command was posted: its little-endian 64-bit words.
     fn command(&self, words: &[u64]) {
         let _ = words;
     }
@@ -17,9 +20,13 @@ pub trait Observer: Send + Sync + 'static {
     fn wait(&self) {}
 }
 
-impl Observer for () {}
+impl Observer for () {
+    const LISTENS: bool = false;
+}
 
 impl<T: Observer> Observer for Arc<T> {
+    const LISTENS: bool = T::LISTENS;
+
     fn command(&self, words: &[u64]) {
         (**self).command(words);
     }

@@ -84,15 +84,30 @@ impl Lists {
         self.open
     }
 
-    /// Whether `commands` more slots leave one empty, by which a full ring differs from an empty
-    /// one.
+    /// How many slots can be added. One stays empty, by which a full ring differs from an empty one.
+    pub(super) fn room(&self) -> usize {
+        if planted::is(Fault::FullRingOverwritten) {
+            return self.capacity();
+        }
+        self.capacity() - (self.tail - self.done) as usize
+    }
+
+    /// Whether `commands` more slots fit now.
     pub(super) fn has_room(&self, commands: usize) -> bool {
-        let used = if planted::is(Fault::FullRingOverwritten) {
-            0
-        } else {
-            (self.tail - self.done) as usize
-        };
-        used + commands < self.records.len()
+        commands <= self.room()
+    }
+
+    /// Whether `commands` slots fit at all.
+    pub(super) fn check_length(&self, commands: usize) -> Result<(), QueueError> {
+        let capacity = self.capacity();
+        if commands > capacity {
+            return Err(QueueError::ListTooLong { commands, capacity });
+        }
+        Ok(())
+    }
+
+    fn capacity(&self) -> usize {
+        self.records.len() - 1
     }
 
     /// Adds a list of `commands` slots, the last of which is a sync if `has_sync`.

@@ -99,6 +99,7 @@ impl Slots for Model {
         );
         self.0.entries[slot].store(command, Ordering::Relaxed);
     }
+    fn tell(&self, _: u64, _: u64) {}
     fn publish(&self, _: u64, end: u64) {
         self.0.tail.store(end, Ordering::Release);
     }
@@ -121,7 +122,7 @@ type Ring = Sequencer<Model>;
 
 fn post(ring: &Ring, command: u64) -> Ticket {
     loop {
-        match ring.post(1, Doorbell::Shared, |put| put(command)).unwrap() {
+        match ring.post(Doorbell::Shared, |put| put(command)).unwrap() {
             Some(ticket) => return ticket,
             None => thread::yield_now(),
         }

@@ -188,9 +188,9 @@ impl<const WORDS: usize, R: QueueRegisters<WORDS>, P: Platform> Ring<WORDS, R, P
 
     /// Posts the list that `emit` produces, with a sync behind it, by one doorbell.
     ///
-    /// `emit` is called twice, once to count and once to write, and must produce the same list both
-    /// times; it runs under the ring's lock the second time. An empty list is a bare sync. If the
-    /// ring is full, waits for room without holding anything.
+    /// `emit` writes straight into the ring, under its lock, and is called again if there was no room;
+    /// it must not call back into the ring. An empty list is a bare sync. If the ring is full, waits
+    /// for room without holding anything.
     ///
     /// With [`Config::most_syncs`] in flight, sync and doorbell come later, from whoever waits
     /// first for a list of the group.
@@ -211,15 +211,6 @@ impl<const WORDS: usize, R: QueueRegisters<WORDS>, P: Platform> Ring<WORDS, R, P
     ) -> Result<Ticket, QueueError> {
         let left_out =
             |item: &Item<WORDS>| *item == Item::Barrier && planted::is(Fault::BarrierLeftOut);
-        let mut commands = 0;
-        emit(&mut |item| commands += usize::from(!left_out(&item)));
-        let capacity = self.config.slots - 1;
-        if commands + 1 > capacity {
-            return Err(QueueError::ListTooLong {
-                commands: commands + 1,
-                capacity,
-            });
-        }
         let bare_sync = self.registers().sync(None);
         let mut watch = Watch::new(
             &self.sequencer,
@@ -227,7 +218,7 @@ impl<const WORDS: usize, R: QueueRegisters<WORDS>, P: Platform> Ring<WORDS, R, P
             "waiting for room in the queue",
         );
         loop {
-            let posted = self.sequencer.post(commands, doorbell, |put| {
+            let posted = self.sequencer.post(doorbell, |put| {
                 emit(&mut |item| match item {
                     Item::Command(command) => put(command),
                     Item::Barrier if left_out(&item) => {}

@@ -19,8 +19,10 @@ pub(super) trait Slots {
 
     /// Runs `section` so that no interrupt handler of this CPU posts meanwhile.
     fn without_interrupts<T>(section: impl FnOnce() -> T) -> T;
-    /// Writes `command` at `position`.
+    /// Writes `command` at `position`; the hardware does not see it yet.
     fn write(&self, position: u64, command: Self::Command);
+    /// Tells the observer of the commands from `start` to `end`.
+    fn tell(&self, start: u64, end: u64);
     /// Makes everything from `start` to `end` visible to the hardware and rings the doorbell.
     fn publish(&self, start: u64, end: u64);
     /// The sync that reports the completion of everything before `position`, where it goes.
@@ -68,38 +70,37 @@ impl<S: Slots> Sequencer<S> {
         }
     }
 
-    /// Posts a list of `commands`, which `emit` produces. `None` if there is no room for it and a
-    /// sync.
+    /// Posts the list that `emit` produces, which may be asked for it again. `None` if there is no room
+    /// for it and a sync now.
     pub(super) fn post(
         &self,
-        commands: usize,
         doorbell: Doorbell,
-        emit: impl FnOnce(&mut dyn FnMut(S::Command)),
+        emit: impl Fn(&mut dyn FnMut(S::Command)),
     ) -> Result<Option<Ticket>, QueueError> {
         let stale = planted::is(Fault::SlotsNotReserved).then(|| self.with(|lists| lists.tail()));
         self.with(|lists| {
             if let Some(error) = lists.dead() {
                 return Err(error);
             }
-            if self.is_crowded(lists) || !lists.has_room(commands + 1) {
+            if self.is_crowded(lists) {
                 self.reclaim(lists);
             }
+            let start = stale.unwrap_or(lists.tail());
+            let mut commands = self.write(lists, start, &emit);
             if !lists.has_room(commands + 1) {
-                return Ok(None);
+                self.reclaim(lists);
+                if !lists.has_room(commands + 1) {
+                    return lists.check_length(commands + 1).map(|()| None);
+                }
+                commands = self.write(lists, start, &emit);
             }
-            let start = lists.tail();
-            let mut end = stale.unwrap_or(start);
-            emit(&mut |command| {
-                self.slots.write(end, command);
-                end += 1;
-            });
+            let end = lists.tail() + commands as u64;
+            self.slots.tell(lists.tail(), end);
             if doorbell == Doorbell::Shared && self.is_crowded(lists) {
                 lists.add(commands, false);
-                if planted::is(Fault::SharedSyncTooEarly) {
-                    end = start;
-                }
+                let early = planted::is(Fault::SharedSyncTooEarly);
                 return Ok(Some(Ticket {
-                    end,
+                    end: if early { start } else { end },
                     has_sync: false,
                 }));
             }
@@ -110,6 +111,20 @@ impl<S: Slots> Sequencer<S> {
                 has_sync: true,
             }))
         })
+    }
+
+    /// Writes the list that `emit` produces from `start` on, as far as there is room, and says how
+    /// long it is. Nobody reads it before the tail has moved.
+    fn write(&self, lists: &Lists, start: u64, emit: impl Fn(&mut dyn FnMut(S::Command))) -> usize {
+        let room = lists.room();
+        let mut commands = 0;
+        emit(&mut |command| {
+            if commands < room {
+                self.slots.write(start + commands as u64, command);
+            }
+            commands += 1;
+        });
+        commands
     }
 
     /// Whether everything that `ticket` stands for is complete, or why it will not be.
@@ -192,6 +207,7 @@ impl<S: Slots> Sequencer<S> {
     fn close(&self, lists: &mut Lists, commands: usize) {
         let position = lists.tail() + commands as u64;
         self.slots.write(position, self.slots.sync(position));
+        self.slots.tell(position, position + 1);
         lists.add(commands + 1, true);
         let start = self.published.swap(lists.tail(), Ordering::Relaxed);
         self.slots.publish(start, lists.tail());

@@ -86,7 +86,18 @@ impl<const WORDS: usize, R: QueueRegisters<WORDS>, P: Platform> Slots for RingSl
 
     fn write(&self, position: u64, command: Command<WORDS>) {
         self.store(position, command);
-        self.parts.observer.command(&command);
+    }
+
+    fn tell(&self, start: u64, end: u64) {
+        if !P::Observer::LISTENS {
+            return;
+        }
+        for position in start..end {
+            let first = self.slot(position) * WORDS;
+            let command: Command<WORDS> =
+                core::array::from_fn(|word| self.entries.stored(first + word));
+            self.parts.observer.command(&command);
+        }
     }
 
     fn publish(&self, start: u64, end: u64) {

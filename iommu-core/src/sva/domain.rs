@@ -3,7 +3,7 @@
 use super::{BindError, UnbindError};
 use crate::Range;
 use crate::error::{AttachError, QueueError};
-use crate::flush::flush;
+use crate::flush::{Failed, flush_each};
 use crate::ids::{DeviceId, Pasid, Tag};
 use crate::invalidation_set::{Attachment, InvalidationSet, Replaced, is_same};
 use crate::iommu::Iommu;
@@ -14,6 +14,7 @@ use crate::planted::{self, Fault};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::mem;
+use core::sync::atomic::{AtomicU64, Ordering};
 use core_notifier::{Notifier, NotifierKind, Srcu};
 use spin::Mutex;
 
@@ -30,13 +31,22 @@ pub struct Failure {
 
 /// Who is told that an invalidation failed.
 ///
-/// The kernel must not reuse the frames behind the range, nor the page table if the range is
-/// everything, before the IOMMU or the device was reset. The call may come with interrupts off and
-/// from within a notification; it must not sleep and must not call back into the framework.
+/// From then on, and until [`SvaSpace::settle`](super::SvaSpace::settle) has succeeded, the kernel
+/// must not reuse any frame that it takes from the address space, nor the page table if the range is
+/// everything; [`SvaSpace::is_settled`](super::SvaSpace::is_settled) says where that stands. The call
+/// may come with interrupts off and from within a notification; it must not sleep and must not call
+/// back into the framework.
+///
+/// A device that does not answer ([`QueueError::DeviceTimeout`], which names it) is told of once, by
+/// the first address space whose invalidation it leaves unanswered, and again only after it was
+/// restored.
 pub trait FailureHandler: Send + Sync {
     /// The old translations of `failure.range` may still be in use.
     fn invalidation_failed(&self, failure: Failure);
 }
+
+/// Devices that do not answer, with their IOMMUs.
+type Silent = Vec<(Arc<dyn Iommu>, DeviceId)>;
 
 /// One address space's bindings. It is the notifier that the address space calls.
 pub(super) struct Domain {
@@ -45,6 +55,10 @@ pub(super) struct Domain {
     set: InvalidationSet,
     failures: Arc<dyn FailureHandler>,
     state: Mutex<State>,
+    /// Invalidations that failed.
+    failed: AtomicU64,
+    /// How many of them were made up for.
+    settled: AtomicU64,
 }
 
 #[derive(Default)]
@@ -127,6 +141,8 @@ impl Domain {
             set: InvalidationSet::new(srcu),
             failures,
             state: Mutex::default(),
+            failed: AtomicU64::new(0),
+            settled: AtomicU64::new(0),
         }
     }
 
@@ -237,7 +253,8 @@ impl Domain {
             drop(self.set.remove(iommu, state.bindings[at].attachment));
         }
         if !(pasid.is_untagged() && planted::is(Fault::UnbindForgetsUntagged)) {
-            let cleared = state.bindings[at].clear();
+            let clear = || state.bindings[at].clear();
+            let cleared = self.contain(iommu, device, clear);
             if !planted::is(Fault::UnconfirmedBindingForgotten) {
                 cleared.map_err(UnbindError::Detach)?;
             }
@@ -280,9 +297,86 @@ impl Domain {
     }
 
     fn invalidate(&self, range: Range, levels: Levels) {
-        if let Err(error) = flush(&self.set, range, levels) {
-            self.report(range, AttachError::Queue(error));
+        flush_each(&self.set, range, levels, &mut |failed| {
+            self.failed.fetch_add(1, Ordering::AcqRel);
+            if failed.is_news || planted::is(Fault::FailureToldAgain) {
+                self.report(range, AttachError::Queue(failed.error));
+            }
+        });
+    }
+
+    /// Does `operation`, which sends something to the TLB of `device`; if that does not answer, after
+    /// the device was cut off.
+    fn contain(
+        &self,
+        iommu: &Arc<dyn Iommu>,
+        device: DeviceId,
+        operation: impl Fn() -> Result<(), AttachError>,
+    ) -> Result<(), AttachError> {
+        const ATTEMPTS: usize = 3;
+        let mut result = operation();
+        for _ in 1..ATTEMPTS {
+            let Err(AttachError::Queue(error)) = result else {
+                break;
+            };
+            match error {
+                QueueError::DeviceTimeout {
+                    device: Some(other),
+                } if other != device => {}
+                QueueError::DeviceTimeout { .. } => {
+                    if iommu.suspect(device) {
+                        let device = Some(device);
+                        let error = QueueError::DeviceTimeout { device };
+                        self.report(Range::ALL, AttachError::Queue(error));
+                    }
+                    iommu.quarantine(device)?;
+                }
+                QueueError::Aborted => {}
+                _ => break,
+            }
+            result = operation();
         }
+        result
+    }
+
+    /// Whether no invalidation is left that failed.
+    pub(super) fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Acquire) == self.failed.load(Ordering::Acquire)
+    }
+
+    /// Cuts off every device that does not answer, and makes up for what failed.
+    pub(super) fn settle(&self) -> Result<(), AttachError> {
+        let bindings = self.state.lock().bindings.len();
+        let failed = self.failed.load(Ordering::Acquire);
+        if self.settled.load(Ordering::Acquire) == failed {
+            return Ok(());
+        }
+        // Each round but the last cuts off at least one device.
+        for _ in 0..=bindings {
+            let silent = self.flush_everything()?;
+            if silent.is_empty() {
+                self.settled.fetch_max(failed, Ordering::AcqRel);
+                return Ok(());
+            }
+            for (iommu, device) in silent {
+                iommu.quarantine(device)?;
+            }
+        }
+        Err(AttachError::Queue(QueueError::Aborted))
+    }
+
+    /// Takes everything out of every cache; returns the devices that do not answer.
+    fn flush_everything(&self) -> Result<Silent, QueueError> {
+        let mut silent = Silent::new();
+        let mut result = Ok(());
+        let mut note = |Failed { iommu, error, .. }: Failed<'_>| match error {
+            QueueError::DeviceTimeout {
+                device: Some(device),
+            } => silent.push((iommu.clone(), device)),
+            error => result = result.and(Err(error)),
+        };
+        flush_each(&self.set, Range::ALL, Levels::All, &mut note);
+        result.map(|()| silent)
     }
 
     /// Tells of a failure of the hardware; other errors leave nothing stale behind.
@@ -326,7 +420,8 @@ impl Notifier for Domain {
             if forgotten {
                 continue;
             }
-            if let Err(error) = binding.block() {
+            let (iommu, device) = (&binding.iommu, binding.attachment.device);
+            if let Err(error) = self.contain(iommu, device, || binding.block()) {
                 self.report(Range::ALL, error);
             }
         }

@@ -15,6 +15,7 @@ mod tests;
 pub use domain::{Failure, FailureHandler};
 pub use error::{BindError, JoinError, UnbindError};
 
+use crate::error::AttachError;
 use crate::ids::{DeviceId, Pasid};
 use crate::iommu::Iommu;
 use crate::page_request::{PageRequestHandler, PageRequests};
@@ -167,6 +168,30 @@ impl SvaSpace {
         requests: Requests,
     ) -> Result<(), UnbindError> {
         self.domain.unbind(iommu, device, self.pasid_of(requests))
+    }
+
+    /// Whether every invalidation of the address space is done, those that failed at first included.
+    ///
+    /// The unmap path asks after its notification, before it reuses what it unmapped: if not, it holds
+    /// that back until [`settle`](Self::settle) has succeeded. One comparison of two words; from any
+    /// context.
+    pub fn is_settled(&self) -> bool {
+        self.domain.is_settled()
+    }
+
+    /// Cuts off every device whose TLB does not answer ([`Iommu::quarantine`]), and then takes
+    /// everything out of all other caches of the address space.
+    ///
+    /// When it returns, no device uses any translation that was removed before the call, and what was
+    /// held back can be reused. Costs nothing if nothing failed. It waits for the hardware: not with
+    /// interrupts off, and not from a notifier's callback. A device that was cut off comes back by
+    /// [`Iommu::restore`] after its reset.
+    ///
+    /// # Errors
+    ///
+    /// The hardware did not confirm; everything stays held back, and the call can be made again.
+    pub fn settle(&self) -> Result<(), AttachError> {
+        self.domain.settle()
     }
 
     fn pasid_of(&self, requests: Requests) -> Pasid {

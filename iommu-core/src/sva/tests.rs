@@ -1,6 +1,7 @@
 //! Binding, notification, exit and unbinding against IOMMUs that write down what they are asked.
 
 mod page_requests;
+mod silent;
 
 use super::*;
 use crate::Range;
@@ -11,6 +12,7 @@ use crate::iommu::{Completed, DeviceConfig, Features, PageFaults, Ticket};
 use crate::operation::{Invalidation, Levels, Target};
 use crate::page_request::{PageRequest, PageResponse, Taken};
 use crate::page_table::Format;
+use crate::quarantine;
 use crate::tag::TagAllocator;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -26,6 +28,7 @@ enum Call {
     Wait,
     Respond(Vec<PageResponse>),
     Drain(DeviceId, Pasid),
+    Quarantine(DeviceId),
 }
 use Call::*;
 
@@ -35,7 +38,9 @@ const TABLE: PageTable = PageTable {
     written_back: false,
 };
 const NIC: DeviceId = DeviceId(8);
+/// With a TLB, as the next.
 const GPU: DeviceId = DeviceId(16);
+const FPGA: DeviceId = DeviceId(24);
 const UNKNOWN: DeviceId = DeviceId(99);
 
 /// Keeps a log, shared by all IOMMUs of a test, of (its number, what it was asked).
@@ -45,6 +50,11 @@ struct FakeIommu {
     tags: TagAllocator,
     attached: Mutex<Vec<(DeviceId, Pasid)>>,
     failure: Mutex<Option<QueueError>>,
+    /// Whose TLB does not answer, and whether the IOMMU can say so.
+    silent: Mutex<Option<(DeviceId, bool)>>,
+    standing: quarantine::Quarantine,
+    /// What the wait for each list answers.
+    answers: Mutex<Vec<Option<QueueError>>>,
     /// What the next waits answer, the last first.
     waits_fail: Mutex<Vec<QueueError>>,
     /// Makes `submit` linger until this is set, or for as long as a correct caller takes to prove
@@ -64,6 +74,17 @@ impl FakeIommu {
     fn log(&self, call: Call) -> Result<(), QueueError> {
         self.log.lock().push((self.number, call));
         self.failure.lock().map_or(Ok(()), Err)
+    }
+
+    /// What becomes of a list for a device's TLB.
+    fn ask(&self, device: DeviceId) -> Result<(), QueueError> {
+        match *self.silent.lock() {
+            Some((silent, named)) if silent == device && !self.standing.has(device) => {
+                let device = named.then_some(device);
+                Err(QueueError::DeviceTimeout { device })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn meanwhile(&self) {
@@ -99,7 +120,7 @@ impl Iommu for FakeIommu {
     fn device_config(&self, device: DeviceId) -> Option<DeviceConfig> {
         (device != UNKNOWN).then_some(DeviceConfig {
             pasid_bits: 8,
-            device_tlb: device == GPU,
+            device_tlb: device == GPU || device == FPGA,
             page_faults: match device {
                 GPU => PageFaults::PageRequests {
                     response_pasid: true,
@@ -126,11 +147,13 @@ impl Iommu for FakeIommu {
         Ok(())
     }
     fn block(&self, device: DeviceId, pasid: Pasid) -> Result<(), AttachError> {
-        Ok(self.log(Block(device, pasid))?)
+        self.log(Block(device, pasid))?;
+        Ok(self.ask(device)?)
     }
     fn detach(&self, device: DeviceId, pasid: Pasid) -> Result<(), AttachError> {
         self.meanwhile();
         self.log(Detach(device, pasid))?;
+        self.ask(device)?;
         self.attached
             .lock()
             .retain(|entry| *entry != (device, pasid));
@@ -142,6 +165,7 @@ impl Iommu for FakeIommu {
             range,
             levels,
         } = *invalidation;
+        self.standing.check(targets)?;
         if let Some(caller_left) = self.linger.lock().take() {
             self.lingers.store(true, SeqCst);
             for _ in 0..20_000 {
@@ -150,13 +174,28 @@ impl Iommu for FakeIommu {
             self.outlived.store(caller_left.load(SeqCst), SeqCst);
         }
         self.log(Submit(targets.into(), range, levels))?;
+        let mut asked = targets.iter().filter_map(Target::device);
+        let answer = asked.find_map(|device| self.ask(device).err());
+        let mut answers = self.answers.lock();
+        answers.push(answer);
         Ok(Ticket {
-            end: 0,
+            end: answers.len() as u64 - 1,
             has_sync: true,
         })
     }
-    fn wait(&self, _: Ticket) -> Result<Completed, QueueError> {
+    fn suspect(&self, device: DeviceId) -> bool {
+        self.standing.suspect(device)
+    }
+    fn quarantine(&self, device: DeviceId) -> Result<(), AttachError> {
+        self.log(Quarantine(device))?;
+        self.standing.begin(device);
+        Ok(())
+    }
+    fn wait(&self, ticket: Ticket) -> Result<Completed, QueueError> {
         self.log(Wait)?;
+        if let Some(error) = self.answers.lock()[ticket.end as usize] {
+            return Err(error);
+        }
         if let Some(error) = self.waits_fail.lock().pop() {
             return Err(error);
         }
@@ -214,6 +253,10 @@ impl System {
     }
 
     fn iommu(&self, number: usize, chained_sync: bool, keyed: bool) -> Arc<FakeIommu> {
+        let standing = quarantine::Quarantine::default();
+        [NIC, GPU, FPGA]
+            .into_iter()
+            .for_each(|device| standing.admit(device));
         Arc::new(FakeIommu {
             number,
             features: Features {
@@ -228,6 +271,9 @@ impl System {
             tags: TagAllocator::new(7, 8),
             attached: Mutex::default(),
             failure: Mutex::default(),
+            silent: Mutex::default(),
+            standing,
+            answers: Mutex::default(),
             waits_fail: Mutex::default(),
             linger: Mutex::default(),
             lingers: AtomicBool::new(false),
@@ -582,14 +628,14 @@ fn an_error_of_another_device_costs_a_second_try_and_no_invalidation() {
 
 #[test]
 fn an_error_of_its_own_device_is_told() {
-    for device in [Some(GPU), None] {
+    for named in [true, false] {
         let system = System::new();
         let fake = system.iommu(0, true, false);
         let (notifiers, space) = system.join();
         space.bind(&dynamic(&fake), GPU, Requests::Tagged).unwrap();
-        let error = QueueError::DeviceTimeout { device };
-        *fake.waits_fail.lock() = [error].into();
+        *fake.silent.lock() = Some((GPU, named));
         notifiers.invalidate_range(range());
+        let error = QueueError::DeviceTimeout { device: Some(GPU) };
         let (pasid, range) = (space.pasid(), range());
         let told = core::mem::take(&mut *system.failures.0.lock());
         assert_eq!(

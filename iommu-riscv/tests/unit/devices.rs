@@ -30,11 +30,11 @@ const WITH_DEVICE_TLB: DeviceConfig = DeviceConfig {
     page_faults: PageFaults::Fatal,
 };
 
-fn pasid(value: u32) -> Pasid {
+pub fn pasid(value: u32) -> Pasid {
     Pasid::new(value).unwrap()
 }
 
-fn table() -> PageTable {
+pub fn table() -> PageTable {
     PageTable {
         root: PhysicalAddress(0x8765_4000),
         format: Format::Riscv64 { levels: 3 },

@@ -68,6 +68,10 @@ pub struct State {
     pub stuck: Option<usize>,
     /// This register never turns on.
     pub dead: Option<usize>,
+    /// The device TLB of this device never answers.
+    pub silent_device: Option<u32>,
+    /// An ATS.INVAL went to it since the last IOFENCE.C.
+    pub lost: bool,
     /// Commands wait until somebody looks at the queue's status.
     pub late: bool,
     /// Commands are fetched and nothing becomes of them.
@@ -266,6 +270,7 @@ impl Fake {
         match (code & 0x7f, code >> 7) {
             (1, 0) => {}
             (1, 1) if !pscv_or_pv && state.capabilities & 0xf << 16 != 0 => {}
+            (2, 0) if core::mem::take(&mut state.lost) => return Err(1 << 9),
             (2, 0) if bit(10) => {
                 let word = (first >> 32) as u32;
                 self.memory.heap.store32(PhysicalAddress(second << 2), word);
@@ -285,6 +290,7 @@ impl Fake {
                 for record in core::mem::take(&mut state.in_flight) {
                     self.record_page_request(state, record);
                 }
+                state.lost |= state.silent_device == Some(device & 0xffff);
             }
             // Of the payload, the group index and the response code.
             (4, 1) if state.capabilities & ATS != 0 && second & !0xf1ff_0000_0000 == 0 => {}
@@ -574,6 +580,8 @@ impl Bench {
             pending: BTreeMap::new(),
             stuck: None,
             dead: None,
+            silent_device: None,
+            lost: false,
             late: false,
             silent: false,
             fail: None,

@@ -9,6 +9,7 @@ mod faults;
 mod invalidation;
 mod page_requests;
 mod probe;
+mod quarantine;
 
 use iommu_core::testing::Event;
 

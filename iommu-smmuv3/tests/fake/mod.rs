@@ -73,6 +73,10 @@ pub struct State {
     pub eventq_base: u64,
     pub eventq_prod: u32,
     pub eventq_cons: u32,
+    /// The device TLB of this StreamID never answers.
+    pub silent_device: Option<u32>,
+    /// A CMD_ATC_INV went to it since the last CMD_SYNC.
+    lost: bool,
     /// Every value written to CR0.
     pub cr0_history: Vec<u32>,
     /// Register reads since the test last looked.
@@ -365,8 +369,10 @@ impl Smmu {
                     *self.trouble.lock().unwrap() = Trouble::None;
                     code
                 }
+                _ if low as u8 == 0x46 && core::mem::take(&mut state.lost) => 3,
                 _ => u32::from(!self.execute(low, high)),
             };
+            state.lost |= low as u8 == 0x40 && state.silent_device == Some((low >> 32) as u32);
             if error != 0 {
                 state.cmdq_cons = state.cmdq_cons & 0xf_ffff | error << 24;
                 state.gerror ^= 1;

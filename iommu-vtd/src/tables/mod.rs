@@ -89,11 +89,28 @@ impl<P: Platform> Tables<P> {
             return Err(AttachError::PasidInUse(id, pasid));
         }
         let config = device.config;
+        self.withdraw(source_id)?;
+        Ok(config)
+    }
+
+    /// Takes the present bit off a device's context entry; the rest stays for
+    /// [`reinstate`](Self::reinstate).
+    pub(crate) fn withdraw(&mut self, source_id: u16) -> Result<(), AttachError> {
+        self.change(source_id, |word| word & !PRESENT)
+    }
+
+    /// Makes a withdrawn context entry present again.
+    pub(crate) fn reinstate(&mut self, source_id: u16) -> Result<(), AttachError> {
+        self.change(source_id, |word| word | PRESENT)
+    }
+
+    fn change(&mut self, source_id: u16, of: impl Fn(u64) -> u64) -> Result<(), AttachError> {
+        self.device(source_id)?;
         let (upper, first) = locate(source_id);
         if let Some(context) = self.contexts.get(&upper) {
-            store_word(context, first, context.load(first) & !PRESENT);
+            store_word(context, first, of(context.load(first)));
         }
-        Ok(config)
+        Ok(())
     }
 
     /// Clears the rest of a revoked entry and frees the PASID structure, which the hardware has

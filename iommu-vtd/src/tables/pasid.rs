@@ -65,6 +65,11 @@ impl<P: Platform> PasidTables<P> {
         self.attached.keys().next().copied()
     }
 
+    /// The PASIDs that have an entry.
+    pub(crate) fn attached(&self) -> impl Iterator<Item = Pasid> {
+        self.attached.keys().copied()
+    }
+
     /// What is known of `pasid` of `device`, whose tables these are.
     pub(crate) fn get(&self, device: DeviceId, pasid: Pasid) -> Result<Attached, AttachError> {
         self.attached

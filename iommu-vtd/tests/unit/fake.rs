@@ -45,6 +45,8 @@ pub struct State {
     /// The next device TLB that is to be invalidated does not answer: the waits behind it that were
     /// read are dropped, and the queue stops (6.5.2.10).
     pub lose_answer: bool,
+    /// The device TLB of this source-id never answers; and whether IQERCD says so.
+    pub silent_device: Option<(u64, bool)>,
     /// How often the write buffer was flushed.
     pub write_buffer_flushes: usize,
     /// The order in which global commands came: the bit, and whether it was set.
@@ -195,8 +197,19 @@ impl State {
                 self.fsts |= IQE;
                 return;
             }
-            if matches!(words[0] & 0xf, 3 | 8) && core::mem::take(&mut self.lose_answer) {
+            let asked = match words[0] & 0xf {
+                3 => Some(words[0] >> 32 & 0xffff),
+                8 => Some(words[0] >> 16 & 0xffff),
+                _ => None,
+            };
+            if asked.is_some() && core::mem::take(&mut self.lose_answer) {
                 lost = true;
+            }
+            if let Some((silent, named)) = self.silent_device
+                && asked == Some(silent)
+            {
+                lost = true;
+                self.iqercd = if named { silent << 32 } else { 0 };
             }
             self.last_was_wait = words[0] & 0xf == 5;
             if words[0] & 0x8f == 0x85 {

@@ -11,5 +11,6 @@ mod fake;
 mod faults;
 mod order;
 mod page_requests;
+mod quarantine;
 mod rig;
 mod submit;

@@ -58,6 +58,18 @@ impl Iommu for WithoutInvalidation {
     fn wait(&self, ticket: Ticket) -> Result<Completed, QueueError> {
         self.0.wait(ticket)
     }
+    fn suspect(&self, device: DeviceId) -> bool {
+        self.0.suspect(device)
+    }
+    fn quarantine(&self, device: DeviceId) -> Result<(), AttachError> {
+        self.0.quarantine(device)
+    }
+    fn is_quarantined(&self, device: DeviceId) -> bool {
+        self.0.is_quarantined(device)
+    }
+    fn restore(&self, device: DeviceId) -> Result<(), AttachError> {
+        self.0.restore(device)
+    }
     fn take_faults(&self, report: &mut dyn FnMut(Fault)) -> FaultSummary {
         self.0.take_faults(report)
     }
