@@ -48,6 +48,9 @@ struct Posted {
     access: Box<dyn FnOnce(&Memory) + Send>,
 }
 
+/// Idle milliseconds after which IOMMUs give up waiting for a device.
+const PATIENCE: u64 = 100;
+
 /// One modelled machine. Its parts hold it weakly or not at all; a test owns it.
 pub struct Machine {
     /// Its memory.
@@ -60,6 +63,8 @@ pub struct Machine {
     devices: Mutex<Vec<Arc<dyn Port>>>,
     posted: Mutex<Vec<Posted>>,
     nanoseconds: AtomicU64,
+    /// Milliseconds in a row in which nothing happened.
+    idle: AtomicU64,
     /// Held for one step, so that what a step does is one event for every thread.
     turn: Mutex<()>,
 }
@@ -75,6 +80,7 @@ impl Machine {
             devices: Mutex::default(),
             posted: Mutex::default(),
             nanoseconds: AtomicU64::new(0),
+            idle: AtomicU64::new(0),
             turn: Mutex::default(),
         })
     }
@@ -100,11 +106,15 @@ impl Machine {
         }
         let parts = 1 + iommus.len() + devices.len();
         let first = self.random.below(parts as u64) as usize;
-        (0..parts).any(|turn| match (first + turn) % parts {
+        let worked = (0..parts).any(|turn| match (first + turn) % parts {
             0 => self.perform_one(),
             part if part <= iommus.len() => iommus[part - 1].step(),
             part => devices[part - 1 - iommus.len()].step(),
-        })
+        });
+        if worked {
+            self.idle.store(0, Ordering::Relaxed);
+        }
+        worked
     }
 
     /// Lets things happen until nothing is left to do.
@@ -165,6 +175,19 @@ impl Machine {
         };
         (posted.access)(&self.memory);
         true
+    }
+
+    /// Lets a millisecond pass in which nothing happens. After a hundred in a row, IOMMUs give up
+    /// waiting for devices.
+    pub fn idle(&self) {
+        self.nanoseconds.fetch_add(1_000_000, Ordering::Relaxed);
+        if self.idle.fetch_add(1, Ordering::Relaxed) + 1 == PATIENCE {
+            self.idle.store(0, Ordering::Relaxed);
+            let _turn = lock(&self.turn);
+            for iommu in lock(&self.iommus).clone() {
+                iommu.time_out_devices();
+            }
+        }
     }
 
     /// Nanoseconds since the machine began. Each look is a microsecond later than the one before.

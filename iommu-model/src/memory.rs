@@ -273,6 +273,12 @@ impl Memory {
         self.clean_range(address, size);
     }
 
+    /// Every block in use: its address and its size in bytes.
+    pub fn in_use(&self) -> Vec<(u64, u64)> {
+        let blocks = self.blocks.lock().expect("no thread panics here");
+        blocks.iter().map(|(&start, &size)| (start, size)).collect()
+    }
+
     /// How many blocks are in use.
     pub fn blocks(&self) -> usize {
         self.blocks.lock().expect("no thread panics here").len()

@@ -53,7 +53,8 @@ unsafe impl Mmio for Registers {
     }
 }
 
-/// The machine's time. While a driver waits, the machine works.
+/// The machine's time. While a driver waits, the machine works; where it has nothing to do, time
+/// flies.
 pub struct MachineClock(Arc<Machine>);
 
 impl Clock for MachineClock {
@@ -61,6 +62,8 @@ impl Clock for MachineClock {
         self.0.now()
     }
     fn relax(&self) {
-        self.0.step();
+        if !self.0.step() {
+            self.0.idle();
+        }
     }
 }

@@ -1,0 +1,143 @@
+//! Runs the suite: `cargo xtask conformance --help`.
+
+// A host program has std; only the library crates must not need it.
+#![allow(clippy::std_instead_of_alloc, clippy::std_instead_of_core)]
+
+use shootdown_conformance::cases::{self, Case};
+use shootdown_conformance::rig::{self, Maker};
+use shootdown_conformance::run::{self, Cell};
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::time::Duration;
+
+mod options;
+mod report;
+
+use options::{Options, Task};
+
+fn main() -> ExitCode {
+    let options = match Options::parse(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    // A case that panics says so in the matrix.
+    std::panic::set_hook(Box::new(|_| ()));
+    let held = match options.task {
+        Task::List => list(),
+        Task::Matrix => matrix(&options),
+        Task::Soak(time) => soak(&options, time),
+    };
+    if held {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn list() -> bool {
+    println!("rigs");
+    for maker in rig::all() {
+        println!("  {}", maker.name());
+    }
+    println!("cases");
+    for case in cases::all() {
+        println!("  {:<20} {}", case.name, case.about);
+    }
+    true
+}
+
+fn matrix(options: &Options) -> bool {
+    let makers = options.makers();
+    let cases: Vec<&'static Case> = cases::all()
+        .filter(|case| options.cases.is_empty() || options.cases.iter().any(|it| it == case.name))
+        .collect();
+    let quiet = options.quiet;
+    let terminal = std::io::stderr().is_terminal();
+    let cells = run::matrix(
+        &cases,
+        &makers,
+        &run::freedoms(options.seed),
+        |case, maker, cell, took| {
+            if quiet {
+                return;
+            }
+            let how = match cell {
+                Cell::Green => "green",
+                Cell::Skip(_) => "skip",
+                Cell::Red(_) => "RED",
+            };
+            let line = format!(
+                "{how:<5} {:<12} {} ({:.2} s)",
+                maker.name(),
+                case.name,
+                took.as_secs_f32()
+            );
+            if terminal {
+                eprint!("\r\x1b[K{line}");
+            } else if matches!(cell, Cell::Red(_)) {
+                eprintln!("{line}");
+            }
+        },
+    );
+    if terminal && !quiet {
+        eprint!("\r\x1b[K");
+    }
+    report::matrix(&cases, &makers, &cells)
+}
+
+fn soak(options: &Options, time: Duration) -> bool {
+    let makers = options.makers();
+    let share = time / makers.len().max(1) as u32;
+    let share = if options.each { time } else { share };
+    let mut held = true;
+    for maker in makers {
+        let first = options.seed.unwrap_or(1);
+        let found = run::soak(maker, share, first, |seed, operations| {
+            if !options.quiet && std::io::stderr().is_terminal() {
+                eprint!(
+                    "\r\x1b[K{} seed {seed}: {operations} operations",
+                    maker.name()
+                );
+            }
+        });
+        match found {
+            Ok(operations) => {
+                println!(
+                    "{:<12} {operations} operations in {} s from seed {first} on: nothing found",
+                    maker.name(),
+                    share.as_secs()
+                );
+            }
+            Err((seed, what)) => {
+                held = false;
+                println!("{:<12} seed {seed}: {what}", maker.name());
+                println!(
+                    "  again: cargo xtask conformance --rig {} --soak 1 --seed {seed}",
+                    maker.name()
+                );
+                if options.quiet {
+                    return false;
+                }
+            }
+        }
+    }
+    held
+}
+
+impl Options {
+    fn makers(&self) -> Vec<&'static dyn Maker> {
+        rig::all()
+            .filter(|maker| {
+                let named = |name: &String| {
+                    let prefix = maker.name().strip_prefix(name.as_str());
+                    name == "model"
+                        || prefix.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+                };
+                self.rigs.is_empty() || self.rigs.iter().any(named)
+            })
+            .collect()
+    }
+}
