@@ -337,3 +337,116 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Words that the bit fields of RISC-V International's reference model make, by name.
+    const GOLDEN: &str = include_str!("../../../iommu-riscv/tests/golden/reference-model.txt");
+
+    fn golden(name: &str) -> Command {
+        let line = GOLDEN
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+            .unwrap();
+        let mut words = line
+            .split(' ')
+            .map(|word| u64::from_str_radix(word, 16).unwrap());
+        let words = [words.next().unwrap(), words.next().unwrap()];
+        decode(words, &Configuration::default(), 0, 24).unwrap()
+    }
+
+    fn first_stage(process: Option<u32>, span: Option<Span>, non_leaf: bool) -> Command {
+        Command::InvalidateFirstStage {
+            guest: None,
+            process,
+            span,
+            non_leaf,
+        }
+    }
+
+    fn span(first: u64, size: u64) -> Option<Span> {
+        Some(Span {
+            first,
+            last: first + (size - 1),
+        })
+    }
+
+    #[test]
+    fn invalidations_of_page_tables() {
+        assert_eq!(golden("iotinval_vma_all"), first_stage(None, None, false));
+        assert_eq!(
+            golden("iotinval_gvma_all"),
+            Command::InvalidateSecondStage {
+                guest: None,
+                span: None,
+                non_leaf: false
+            }
+        );
+        let tag = Some(0xabcde);
+        assert_eq!(golden("iotinval_vma_tag"), first_stage(tag, None, false));
+        // ADDR is 0xfedc_ba98_7654_3000, which no mode has.
+        assert_eq!(golden("iotinval_vma_page"), Command::Nothing);
+        let page = span(0x1234_5000, 0x1000);
+        assert_eq!(golden("iotinval_vma_page_nl"), first_stage(tag, page, true));
+        let block = span(0x1234_4000, 0x2000);
+        assert_eq!(
+            golden("iotinval_vma_8k"),
+            first_stage(Some(1), block, false)
+        );
+        let block = span(0x1220_0000, 2 << 20);
+        assert_eq!(
+            golden("iotinval_vma_2m_nl"),
+            first_stage(Some(1), block, true)
+        );
+    }
+
+    #[test]
+    fn fences() {
+        let fence = |store, both| {
+            Command::Fence(Fence {
+                store,
+                interrupt: false,
+                reads: both,
+                writes: both,
+            })
+        };
+        assert_eq!(golden("iofence"), fence(None, false));
+        let store = Some((0x80_1234_5678_9abc, 0x89ab_cdef));
+        assert_eq!(golden("iofence_with_word"), fence(store, true));
+    }
+
+    #[test]
+    fn invalidations_of_directories() {
+        let device = |device| Command::InvalidateDevice { device };
+        assert_eq!(golden("iodir_inval_ddt_all"), device(None));
+        assert_eq!(golden("iodir_inval_ddt"), device(Some(0xed_cba9)));
+        assert_eq!(
+            golden("iodir_inval_pdt"),
+            Command::InvalidateProcess {
+                device: 0xed_cba9,
+                process: 0x9_8765
+            }
+        );
+    }
+
+    #[test]
+    fn invalidations_of_device_tlbs() {
+        let sent = |device, pasid, address, size| {
+            Command::InvalidateDeviceTlb(DeviceTlbInvalidation {
+                device,
+                pasid,
+                global: false,
+                address,
+                size,
+            })
+        };
+        let page = sent(0xba98, None, 0x1234_5678_9abc_d000, 4096);
+        assert_eq!(golden("ats_inval_page"), page);
+        let all = sent(0xba98, Some(0x9_8765), 0, 0);
+        assert_eq!(golden("ats_inval_all_pasid"), all);
+        let elsewhere = sent(0xfe_ba98, None, 0x1000, 4096);
+        assert_eq!(golden("ats_inval_segment"), elsewhere);
+    }
+}

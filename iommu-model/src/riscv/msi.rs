@@ -6,21 +6,32 @@ use super::faults::{Cause, Fault};
 use super::walk::{A, D, Found, Purpose, R, Stages, U, V, W};
 use crate::bus::Access;
 
+/// Whose page an address is in.
+pub(super) enum Page {
+    /// A virtual interrupt file's, which is translated so.
+    InterruptFile(Found),
+    /// Not one's; nor is any of the aligned block of 2^`order` bytes around it.
+    Other { order: u32 },
+}
+
 impl State {
-    /// The translation of an address that the device context says is a virtual interrupt file's.
+    /// Whether the device context says that an address is a virtual interrupt file's, and its
+    /// translation then.
     pub(super) fn msi_page(
         &mut self,
         stages: &Stages,
         address: u64,
         access: Access,
-    ) -> Result<Option<Found>, Fault> {
+    ) -> Result<Page, Fault> {
         let (Some((table, pattern_mask, pattern)), Some(second)) =
             (stages.device.msi_table(), stages.second)
         else {
-            return Ok(None);
+            return Ok(Page::Other { order: 64 });
         };
-        if address >> 12 & !pattern_mask != pattern & !pattern_mask {
-            return Ok(None);
+        let different = (address >> 12 ^ pattern) & !pattern_mask;
+        if different != 0 {
+            let order = 12 + different.ilog2();
+            return Ok(Page::Other { order });
         }
         let space = Space {
             guest: Some(second.gscid),
@@ -34,7 +45,7 @@ impl State {
         if access == Access::Execute && stages.purpose != Purpose::TranslationRequest {
             return Err(Cause::access_fault(access).into());
         }
-        Ok(Some(leaf.found(address)))
+        Ok(Page::InterruptFile(leaf.found(address)))
     }
 
     fn read_msi_entry(&self, place: u64) -> Result<Leaf, Fault> {

@@ -5,6 +5,7 @@
 use super::State;
 use super::caches::{Leaf, NonLeaf, Space, Table, mask};
 use super::faults::{Cause, Fault};
+use super::msi::Page;
 use super::tables::{DeviceContext, FirstStage, SecondStage, table_in_entry};
 use crate::bus::{Access, Permissions, Request};
 
@@ -151,16 +152,21 @@ impl State {
             Some(first) => self.first_stage(&stages, &first, request.address, access)?,
             None => Found::untranslated(request.address),
         };
-        if let Some(second) = self.msi_page(&stages, first.address, access)? {
-            return Ok(first.then(second));
-        }
+        let largest = match self.msi_page(&stages, first.address, access)? {
+            Page::InterruptFile(second) => return Ok(first.then(second)),
+            Page::Other { order } => order,
+        };
         let second = match stages.second {
             Some(second) => {
                 self.second_stage(&stages, &second, first.address, access, access, 0)?
             }
             None => Found::untranslated(first.address),
         };
-        Ok(first.then(second))
+        let found = first.then(second);
+        Ok(Found {
+            order: found.order.min(largest),
+            ..found
+        })
     }
 
     /// Finds the context of the request's process id, if one is used.

@@ -7,5 +7,6 @@ mod caches;
 mod commands;
 mod directories;
 mod events;
+mod reference;
 mod registers;
 mod stages;

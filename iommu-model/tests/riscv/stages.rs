@@ -362,7 +362,20 @@ fn pages_of_interrupt_files_have_a_table_of_their_own() {
         Err(Refusal::CompleterAbort)
     );
     assert_eq!(bench.causes(), [1]);
-    // Other pages are the second stage's.
+    // Other pages are the second stage's; no block that is translated alike holds a file's page.
     assert_eq!(bench.read(0x2800_2000), REFUSED);
     assert_eq!(bench.causes(), [21]);
+    let superpage = bench.entry_place(guest, 3, 0x2800_0000, 1);
+    bench.store(superpage, &[0x8100_0000 >> 12 << 10 | WRITABLE]);
+    for (address, size) in [
+        (0x2800_2000, 0x2000),
+        (0x2800_4000, 0x4000),
+        (0x2804_0000, 0x4_0000),
+    ] {
+        let found = bench.translate(address, Access::Write).unwrap();
+        assert_eq!(
+            (found.address & 0x1f_ffff, found.size),
+            (address & 0x1f_ffff, size)
+        );
+    }
 }
