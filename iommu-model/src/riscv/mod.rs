@@ -103,7 +103,7 @@ impl RiscvIommu {
         std::mem::take(&mut self.state().complaints)
     }
 
-    /// Lets the next command that the head reaches be taken for an illegal one.
+    /// Lets the next command that the head reaches be taken for an illegal one; fences are spared.
     pub fn reject_next(&self) {
         self.state().commands.reject_next = true;
     }

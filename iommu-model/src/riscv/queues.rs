@@ -26,7 +26,7 @@ pub(super) struct CommandQueue {
     /// An `ATS.INVAL` that `cqh` is past has timed out, and no fence has said so.
     timed_out: bool,
     tags: BTreeMap<u32, Tags>,
-    /// The next command counts as illegal.
+    /// The next command that is not a fence counts as illegal.
     pub reject_next: bool,
     /// Nothing is executed any more.
     pub frozen: bool,
@@ -197,8 +197,8 @@ impl State {
         let Some(&(command, progress)) = self.commands.ahead.front() else {
             return false;
         };
-        let rejected =
-            progress == Progress::Fetched && std::mem::take(&mut self.commands.reject_next);
+        let could_be = progress == Progress::Fetched && !matches!(command, Some(Command::Fence(_)));
+        let rejected = could_be && std::mem::take(&mut self.commands.reject_next);
         let Some(command) = command.filter(|_| !rejected) else {
             self.stop(CMD_ILL);
             return true;

@@ -29,6 +29,8 @@ const BUSY: u32 = 1 << 17;
 const DDTP_BUSY: u64 = 1 << 4;
 /// `fctl.WSI`.
 pub(super) const WSI: u32 = 1 << 1;
+/// How many steps a write takes to take effect, on average, where nobody says how long it may.
+const MOMENTS: u64 = 16;
 /// Bits 53:10 of `ddtp` and the queue bases.
 const PPN: u64 = ((1 << 44) - 1) << 10;
 
@@ -397,8 +399,13 @@ impl State {
         true
     }
 
-    /// Lets a write that was accepted take effect.
+    /// Lets a write that was accepted take effect, or some time pass before that.
     pub(super) fn finish_switch(&mut self) -> bool {
+        let busy = |queue: &QueueRegisters| queue.csr & BUSY != 0;
+        let any = self.registers.ddtp & DDTP_BUSY != 0 || self.registers.queues.iter().any(busy);
+        if any && self.policy.unordered && !self.random.once_in(MOMENTS) {
+            return true;
+        }
         self.finish_directory_switch()
             || QUEUES
                 .into_iter()

@@ -136,6 +136,32 @@ fn an_illegal_command_fails_its_list_and_no_other() {
     });
 }
 
+/// A second error may come while the queue is still busy with the acknowledgement of the first.
+#[test]
+fn errors_may_follow_at_once() {
+    schedules(|policy, seed| {
+        let scene = Scene::new(policy, seed, Configuration::default());
+        let unit = scene.driver();
+        let tag = unit.allocate_tag().unwrap();
+        let invalidation = Invalidation {
+            targets: &[iotlb(tag)],
+            range: page(ADDRESS),
+            levels: Levels::LeafOnly,
+        };
+        for round in 0..4 {
+            scene.model.reject_next();
+            let tickets = [0; 3].map(|_| unit.submit(&invalidation).unwrap());
+            scene.machine.settle();
+            scene.model.reject_next();
+            let failures = tickets.map(|ticket| unit.wait(ticket).is_err());
+            let failed = failures.into_iter().filter(|failed| *failed).count();
+            assert!(failed > 0, "seed {seed}, round {round}");
+            invalidate(&unit, &[iotlb(tag)], page(ADDRESS), Levels::LeafOnly).unwrap();
+        }
+        scene.assert_specified();
+    });
+}
+
 #[test]
 fn a_queue_that_stands_still_is_given_up() {
     for policy in [Policy::STRICT, Policy::FREE] {
