@@ -45,6 +45,8 @@ iommu_core::planted_faults! {
     SmmuRestClearedFirst => real "tables" "becomes_valid_last";
     /// SMMUv3: blocking lets walks go on.
     SmmuBlockKeepsWalking => real "unit" "blocking_is_silent";
+    /// SMMUv3: a blocked context descriptor keeps its ASID, under which others fill the TLB.
+    SmmuBlockKeepsAsid => real "unit tables" "blocking_is_silent becomes_valid_last";
     /// SMMUv3: blocking invalidates nothing.
     SmmuBlockKeepsCaches => real "unit" "blocking_ detaching_";
     /// SMMUv3: detaching leaves a blocked context descriptor valid and clears the rest.

@@ -158,7 +158,11 @@ impl<P: Platform> Unit<P> {
         }
         let entry = device.contexts.entry(pasid);
         if !planted::is(Planted::SmmuBlockKeepsWalking) {
-            entry.replace_first(blocked(attachment.word_0));
+            let mut word_0 = blocked(attachment.word_0);
+            if planted::is(Planted::SmmuBlockKeepsAsid) {
+                word_0 |= attachment.word_0 & 0xffff << 48;
+            }
+            entry.replace_first(word_0);
         }
         let device_tlb = self.asks_device(device.config, id);
         self.run(|emit| {

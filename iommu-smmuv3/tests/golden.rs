@@ -121,7 +121,7 @@ fn entries_have_linux_field_positions() {
     );
     words[0] = blocked(words[0]);
     assert_eq!(
-        golden["cd blocked virtual=48 coherent ips=44 asid=5 ttb=0x40001000 mair=0x44ff00"],
+        golden["cd blocked virtual=48 coherent ips=44 asid=0 ttb=0x40001000 mair=0x44ff00"],
         words
     );
     let small = ContextDescriptor {

@@ -101,7 +101,11 @@ fn a_context_descriptor_becomes_valid_last_is_blocked_by_one_word_and_invalid_fi
     let block = memory.take(descriptor);
     assert_eq!(block.len(), 1);
     assert_eq!(block[0][1..], attach[1][1..], "only the first word changed");
-    assert_eq!(block[0][0] ^ attach[1][0], 1 << 14 | 1 << 45, "EPD0 and R");
+    assert_eq!(
+        block[0][0] ^ attach[1][0],
+        5 << 48 | 1 << 14 | 1 << 45,
+        "ASID, EPD0 and R"
+    );
 
     unit.detach(DEVICE, NINE).unwrap();
     assert_eq!(

@@ -222,10 +222,10 @@ fn blocking_is_silent_and_forgets_descriptor_tlb_and_device_tlb_in_this_order() 
         [0x0000_0108_0000_9840, 52],
     ];
     assert_eq!(machine.recorder.take(), list(&commands));
-    // EPD0 = 1 and R = 0, still valid.
+    // EPD0 = 1, R = 0 and ASID 0, still valid.
     assert_eq!(
         machine.words(machine.cd(DEVICE.0, 9))[0],
-        0x0005_c204_c000_7510
+        0x0000_c204_c000_7510
     );
     unit.block(DEVICE, NINE).unwrap();
     assert_eq!(machine.recorder.take(), [], "it is blocked already");

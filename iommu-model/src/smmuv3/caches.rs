@@ -246,6 +246,11 @@ pub struct Caches {
 const SIZES: [u8; 3] = [12, 21, 30];
 
 impl Caches {
+    /// How many translations there are.
+    pub fn translations(&self) -> usize {
+        self.leaves.len() + self.leaves_2.len()
+    }
+
     /// The translation of `address` under `tag`, or a global one under `aset`.
     pub fn leaf(&self, tag: Tag, aset: bool, address: u64) -> Option<&Leaf> {
         let global = Tag {

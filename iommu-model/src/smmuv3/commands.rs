@@ -1,6 +1,6 @@
 //! Commands: their encodings, which of them are illegal, and what each does (chapter 4).
 
-use super::Core;
+use super::State;
 use super::caches::{Addresses, Regime, Stage1, TlbInvalidation};
 use super::configuration::{Configuration, StallModel};
 use super::entries::{bit, bits};
@@ -307,7 +307,7 @@ fn decode_addresses(
     }))
 }
 
-impl Core {
+impl State {
     /// Decodes with the registers' state.
     pub fn decode_command(&self, words: [u64; 2]) -> Result<Command, Illegal> {
         decode(
@@ -319,6 +319,10 @@ impl Core {
 
     /// Lets a command other than CMD_SYNC take effect. A parameter out of range has none (4.1.7).
     pub fn execute(&mut self, command: Command) {
+        if self.is_out_of_range(command) {
+            self.complain("a command has a StreamID or SubstreamID that is out of range");
+            return;
+        }
         match command {
             Command::Prefetch {
                 stream,
@@ -351,7 +355,10 @@ impl Core {
                     .context_tables
                     .retain(|&(of, _), _| of != stream);
             }
-            Command::Tlb(None) | Command::Sync(_) => {}
+            Command::Sync(_) => {}
+            Command::Tlb(None) => {
+                self.complain("a TLB invalidation whose fields contradict each other");
+            }
             Command::Tlb(Some(invalidation)) => self.caches.invalidate_tlb(&invalidation),
             Command::TlbHypervisor => {
                 for regime in [Regime::El2, Regime::El2Host] {
@@ -400,6 +407,31 @@ impl Core {
         }
     }
 
+    fn is_out_of_range(&self, command: Command) -> bool {
+        let (stream, substream) = match command {
+            Command::Context {
+                stream, substream, ..
+            } => (stream, substream),
+            Command::Prefetch {
+                stream, substream, ..
+            }
+            | Command::DeviceTlb {
+                stream, substream, ..
+            }
+            | Command::Respond {
+                stream, substream, ..
+            } => (stream, substream.unwrap_or(0)),
+            Command::Contexts { stream }
+            | Command::Resume { stream, .. }
+            | Command::Terminate { stream } => (stream, 0),
+            // A range may reach beyond the last StreamID.
+            Command::Streams { first, last, .. } if first == last => (first, 0),
+            _ => return false,
+        };
+        u64::from(stream) >> self.configuration.stream_bits != 0
+            || u64::from(substream) >> self.configuration.substream_bits != 0
+    }
+
     /// A level 1 descriptor covers as many substreams as S1Fmt says: those of both formats go, one
     /// of which the stream has.
     fn forget_context_table(&mut self, stream: u32, substream: u32) {
@@ -417,6 +449,9 @@ impl Core {
     /// there ends without an error, as an unsupported request does (3.9.1.5).
     fn invalidate_device(&mut self, stream: u32, request: InvalidationRequest) {
         let unsupported = request.pasid.is_some() && self.configuration.substream_bits == 0;
+        if unsupported {
+            self.complain("a CMD_ATC_INV has a SubstreamID, of which there are none");
+        }
         if !self.registers.enabled(cr0::SMMUEN) || unsupported {
             return;
         }

@@ -317,6 +317,27 @@ impl Context<'_> {
         (self.0[0] >> 48) as u16
     }
 
+    /// Whether both say the same in what may be kept with a TLB entry (5.4.1): everything but V, A,
+    /// R and S, and of the halves only what is not disabled.
+    /// Descriptors that disable both halves fill nothing.
+    pub fn agrees(&self, other: &Self) -> bool {
+        const LOWER: u64 = 0x3fff;
+        const UPPER: u64 = 0x3fff << 16;
+        const EITHER: u64 = !(LOWER | UPPER | 1 << 31 | 0b111 << 44);
+        let walks = |context: &Self| !(bit(context.0[0], 14) && bit(context.0[0], 30));
+        let differing = self.0[0] ^ other.0[0];
+        if !walks(self) && !walks(other) {
+            return true;
+        }
+        let same = |half: u64, disabled: u32, root: usize| {
+            bit(self.0[0], disabled) || differing & half == 0 && self.0[root] == other.0[root]
+        };
+        differing & EITHER == 0
+            && same(LOWER, 14, 1)
+            && same(UPPER, 30, 2)
+            && self.0[3..5] == other.0[3..5]
+    }
+
     /// How the half that holds `address` is walked; `None` if that is disabled or the address lies
     /// outside the range (3.4.1).
     pub fn first_stage(

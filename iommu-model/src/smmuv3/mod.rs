@@ -20,9 +20,11 @@ mod commands;
 mod configuration;
 mod entries;
 mod events;
+mod page_requests;
 mod queues;
 mod registers;
 mod requests;
+mod stalls;
 mod tables;
 mod walk;
 
@@ -34,29 +36,30 @@ use crate::machine::{Machine, Policy, lock};
 use crate::memory::{Coherency, Memory};
 use crate::random::Random;
 use caches::Caches;
-use queues::{CommandState, Device, Stalled};
+use queues::{CommandQueue, Device};
 use registers::Registers;
+use stalls::Stalled;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 /// The offset of SMMU_CMDQ_PROD.
 const CMDQ_PROD: usize = 0x98;
 
-/// A modelled SMMU.
-pub struct Smmu {
-    core: Mutex<Core>,
-}
+/// How many different complaints are kept.
+const COMPLAINTS: usize = 64;
 
-/// Everything inside.
-struct Core {
+/// A modelled SMMU.
+pub struct Smmu(Mutex<State>);
+
+struct State {
     configuration: Configuration,
+    policy: Policy,
     machine: Weak<Machine>,
     memory: Arc<Memory>,
-    policy: Policy,
     random: Random,
     registers: Registers,
     caches: Caches,
-    commands: CommandState,
+    commands: CommandQueue,
     /// Event records that are to be written.
     outbox: VecDeque<events::Record>,
     stalled: Vec<Stalled>,
@@ -64,145 +67,166 @@ struct Core {
     interrupts: Vec<&'static str>,
     /// Requests that speculation may repeat.
     recent: VecDeque<Request>,
+    complaints: Vec<&'static str>,
     removed: bool,
 }
 
 impl Smmu {
-    /// An SMMU after reset, which works when `machine` steps.
+    /// An SMMU of `machine` after a reset. It works by itself once it is
+    /// [added](Machine::add_iommu).
     pub fn new(machine: &Arc<Machine>, configuration: Configuration) -> Arc<Self> {
         let coherent = machine.memory.coherency() == Coherency::Coherent;
-        let smmu = Arc::new(Self {
-            core: Mutex::new(Core {
-                registers: Registers::new(&configuration, coherent),
-                configuration,
-                machine: Arc::downgrade(machine),
-                memory: machine.memory.clone(),
-                policy: machine.policy,
-                random: Random::new(machine.random.bits()),
-                caches: Caches::default(),
-                commands: CommandState::default(),
-                outbox: VecDeque::new(),
-                stalled: Vec::new(),
-                devices: BTreeMap::new(),
-                interrupts: Vec::new(),
-                recent: VecDeque::new(),
-                removed: false,
-            }),
-        });
-        machine.add_iommu(smmu.clone());
-        smmu
+        Arc::new(Self(Mutex::new(State {
+            registers: Registers::new(&configuration, coherent),
+            configuration,
+            policy: machine.policy,
+            machine: Arc::downgrade(machine),
+            memory: machine.memory.clone(),
+            random: Random::new(machine.random.bits()),
+            caches: Caches::default(),
+            commands: CommandQueue::default(),
+            outbox: VecDeque::new(),
+            stalled: Vec::new(),
+            devices: BTreeMap::new(),
+            interrupts: Vec::new(),
+            recent: VecDeque::new(),
+            complaints: Vec::new(),
+            removed: false,
+        })))
     }
 
-    /// Lets the next command be treated as illegal, whatever it is.
-    pub fn refuse_next_command(&self) {
-        lock(&self.core).commands.refuse_next = true;
+    /// Takes what software did since the last call whose effect the specification calls
+    /// UNPREDICTABLE or UNKNOWN. A driver must leave nothing here.
+    pub fn take_complaints(&self) -> Vec<&'static str> {
+        std::mem::take(&mut self.state().complaints)
     }
 
-    /// Stops the consumption of commands, for ever and without an error.
-    pub fn stop_commands(&self) {
-        lock(&self.core).commands.stopped = true;
+    /// Lets the next command that is reached be taken for an illegal one.
+    pub fn reject_next(&self) {
+        self.state().commands.reject_next = true;
+    }
+
+    /// No command is consumed any more, and no error says so.
+    pub fn freeze(&self) {
+        self.state().commands.frozen = true;
+    }
+
+    /// How many translations the SMMU holds, of both stages.
+    pub fn cached_translations(&self) -> usize {
+        self.state().caches.translations()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.0)
     }
 }
 
-impl Core {
+impl State {
     /// Without `later`, whatever is to be done is done now.
     fn settle(&mut self) {
         if !self.policy.later {
             self.run();
         }
     }
+
+    /// Complains of something whose effect is UNPREDICTABLE.
+    fn complain(&mut self, what: &'static str) {
+        if self.complaints.len() < COMPLAINTS && !self.complaints.contains(&what) {
+            self.complaints.push(what);
+        }
+    }
 }
 
 impl Hardware for Smmu {
     fn read(&self, offset: usize, width: usize) -> u64 {
-        let core = lock(&self.core);
-        if core.removed {
+        let state = self.state();
+        if state.removed {
             return u64::MAX >> (64 - 8 * width);
         }
-        core.registers.read(offset, width)
+        state.registers.read(offset, width)
     }
 
     fn write(&self, offset: usize, width: usize, value: u64) {
-        let mut core = lock(&self.core);
-        if core.removed {
+        let mut state = self.state();
+        if state.removed {
             return;
         }
         // Between a driver's stores to its tables and its doorbell anything may be fetched.
-        if offset == CMDQ_PROD && core.policy.speculative {
-            core.speculate();
+        if offset == CMDQ_PROD && state.policy.speculative {
+            state.speculate();
         }
-        core.registers.write(offset, width, value);
-        core.settle();
+        state.write(offset, width, value);
+        state.settle();
     }
 
     fn step(&self) -> bool {
-        let mut core = lock(&self.core);
-        !core.removed && core.work()
+        let mut state = self.state();
+        !state.removed && state.work()
     }
 
     fn speculate(&self) {
-        let mut core = lock(&self.core);
-        if !core.removed {
-            core.speculate();
+        let mut state = self.state();
+        if !state.removed {
+            state.speculate();
         }
     }
 
     fn translate(&self, request: &Request) -> Result<Translation, Refusal> {
-        let mut core = lock(&self.core);
-        if core.removed {
+        let mut state = self.state();
+        if state.removed {
             return Err(Refusal::UnsupportedRequest);
         }
-        core.translate(request)
+        state.translate(request)
     }
 
     fn translate_for_device(&self, request: &Request) -> Result<Translation, Refusal> {
-        let mut core = lock(&self.core);
-        if core.removed {
+        let mut state = self.state();
+        if state.removed {
             return Err(Refusal::UnsupportedRequest);
         }
-        core.translate_for_device(request)
+        state.translate_for_device(request)
     }
 
     fn admits_translated(&self, device: u32) -> bool {
-        let mut core = lock(&self.core);
-        !core.removed && core.admits_translated(device)
+        let mut state = self.state();
+        !state.removed && state.admits_translated(device)
     }
 
     fn connect(&self, device: u32, port: Arc<dyn Port>) {
-        let mut core = lock(&self.core);
-        core.devices.insert(device, Device::new(port));
-        core.settle();
+        let mut state = self.state();
+        state.devices.insert(device, Device::new(port));
+        state.settle();
     }
 
     fn invalidation_completed(&self, device: u32, itags: u32) {
-        let mut core = lock(&self.core);
-        if core.removed {
+        let mut state = self.state();
+        if state.removed {
             return;
         }
-        if let Some(device) = core.devices.get_mut(&device) {
+        if let Some(device) = state.devices.get_mut(&device) {
             device.completed(itags);
         }
-        core.settle();
+        state.settle();
     }
 
     fn page_request(&self, request: PageRequest) {
-        let mut core = lock(&self.core);
-        if !core.removed {
-            core.page_request(&request);
+        let mut state = self.state();
+        if !state.removed {
+            state.page_request(&request);
         }
     }
 
     fn take_interrupts(&self) -> Vec<&'static str> {
-        std::mem::take(&mut lock(&self.core).interrupts)
+        std::mem::take(&mut self.state().interrupts)
     }
 
     fn time_out_devices(&self) {
-        let mut core = lock(&self.core);
-        core.time_out_devices();
-        core.settle();
+        let mut state = self.state();
+        state.time_out_devices();
+        state.settle();
     }
 
     fn remove(&self) {
-        lock(&self.core).removed = true;
+        self.state().removed = true;
     }
 }

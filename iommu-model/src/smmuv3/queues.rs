@@ -1,13 +1,11 @@
-//! The command queue's consumption, the event and page-request queues, stalled transactions and
-//! interrupts (3.5, 3.12.2, 3.18, chapters 7 and 8).
+//! The queues: consumption of commands, writing of records, global errors and interrupts (3.5,
+//! 3.18, chapter 7).
 
-use super::Core;
+use super::State;
 use super::commands::{Command, Signal};
-use super::entries::Stream;
-use super::events::{Record, translation_fault};
+use super::events::Record;
 use super::registers::{Message, OVERFLOW, QueueRegisters, Updated, cr0, gerror, irq};
-use super::walk::{Fault, Want};
-use crate::bus::{InvalidationRequest, PageRequest, PageResponse, Port, Request, ResponseCode};
+use crate::bus::{InvalidationRequest, Port};
 use crate::memory::NoSuchMemory;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,7 +23,7 @@ const INTERRUPTS: usize = 1024;
 
 /// The state of command execution that no register shows.
 #[derive(Debug, Default)]
-pub struct CommandState {
+pub struct CommandQueue {
     /// Consumed, and not in effect yet.
     pending: Vec<Command>,
     /// An invalidation was consumed since the last CMD_SYNC.
@@ -35,20 +33,9 @@ pub struct CommandState {
     /// An ATS invalidation that the next CMD_SYNC waits for was given up.
     timed_out: bool,
     /// The next command is treated as illegal.
-    pub refuse_next: bool,
+    pub reject_next: bool,
     /// Nothing is consumed any more.
-    pub stopped: bool,
-}
-
-/// A transaction that waits for CMD_RESUME.
-#[derive(Debug)]
-pub struct Stalled {
-    pub device: u32,
-    tag: u16,
-    /// Its event, until that is in the queue.
-    record: Option<Record>,
-    /// What the event tells was invalidated meanwhile: it is tried again instead (7.2.1).
-    outdated: bool,
+    pub frozen: bool,
 }
 
 /// A connected device.
@@ -105,7 +92,7 @@ impl Device {
 
 /// A queue in memory: its place, and arithmetic on its indices with their wrap flag.
 #[derive(Clone, Copy)]
-struct Ring {
+pub struct Ring {
     base: u64,
     log2_slots: u32,
     entry_bytes: u64,
@@ -115,31 +102,31 @@ impl Ring {
     fn mask(self) -> u32 {
         (2 << self.log2_slots) - 1
     }
-    fn slots(self) -> u32 {
+    pub fn slots(self) -> u32 {
         1 << self.log2_slots
     }
-    fn count(self, registers: QueueRegisters) -> u32 {
+    pub fn count(self, registers: QueueRegisters) -> u32 {
         registers.producer.wrapping_sub(registers.consumer) & self.mask()
     }
     fn address(self, index: u32) -> u64 {
         self.base + u64::from(index & (self.slots() - 1)) * self.entry_bytes
     }
     /// `index` after one entry more; the bits above it stay.
-    fn advance(self, index: u32) -> u32 {
+    pub fn advance(self, index: u32) -> u32 {
         index & !0x000f_ffff | index.wrapping_add(1) & self.mask()
     }
 }
 
 /// What may interrupt.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Source {
+pub enum Source {
     Gerror,
     Events,
     PageRequests,
 }
 
-impl Core {
-    fn ring(&self, registers: QueueRegisters, most: u8, entry_bytes: u64) -> Ring {
+impl State {
+    pub fn ring(&self, registers: QueueRegisters, most: u8, entry_bytes: u64) -> Ring {
         let log2_slots = ((registers.base & 0x1f) as u32).min(most.into());
         let bytes = entry_bytes << log2_slots;
         let base = registers.base & self.configuration.physical_mask() & !(bytes.max(32) - 1);
@@ -147,6 +134,25 @@ impl Core {
             base,
             log2_slots,
             entry_bytes,
+        }
+    }
+
+    /// A register write, and whether it may be done at this moment.
+    pub fn write(&mut self, offset: usize, width: usize, value: u64) {
+        let before = (self.registers.commands, self.registers.events);
+        if let Some(complaint) = self.registers.write(offset, width, value) {
+            self.complain(complaint);
+        }
+        let (commands, events) = (self.registers.commands, self.registers.events);
+        let ring = self.ring(commands, self.configuration.command_queue_log2, 16);
+        let (old, new) = (ring.count(before.0), ring.count(commands));
+        let moved_back = new < old && !self.registers.error_active(gerror::CMDQ);
+        if self.registers.enabled(cr0::CMDQEN) && (new > ring.slots() || moved_back) {
+            self.complain("CMDQ_PROD leaves the queue");
+        }
+        let ring = self.event_ring();
+        if self.registers.enabled(cr0::EVENTQEN) && ring.count(events) > ring.count(before.1) {
+            self.complain("EVENTQ_CONS leaves the queue");
         }
     }
 
@@ -211,7 +217,7 @@ impl Core {
         let count = ring.count(registers);
         let running = self.registers.enabled(cr0::CMDQEN)
             && !self.registers.error_active(gerror::CMDQ)
-            && !self.commands.stopped;
+            && !self.commands.frozen;
         // Indices that contradict each other stop the queue, as 3.5.1 permits.
         if !running || count == 0 || count > ring.slots() {
             return false;
@@ -221,7 +227,7 @@ impl Core {
             (Ok(low), Ok(high)) => [low, high],
             _ => return self.stop(CERROR_ABT),
         };
-        let refused = std::mem::take(&mut self.commands.refuse_next);
+        let refused = std::mem::take(&mut self.commands.reject_next);
         let command = match self.decode_command(words) {
             Ok(command) if !refused => command,
             _ => return self.stop(CERROR_ILL),
@@ -347,14 +353,14 @@ impl Core {
         self.ring(self.registers.events, most, 32)
     }
 
-    fn events_are_writable(&self) -> bool {
+    pub fn events_are_writable(&self) -> bool {
         let ring = self.event_ring();
         self.registers.enabled(cr0::EVENTQEN)
             && !self.registers.error_active(gerror::EVENTQ_ABT)
             && ring.count(self.registers.events) < ring.slots()
     }
 
-    fn push_event(&mut self, record: Record) {
+    pub fn push_event(&mut self, record: Record) {
         let ring = self.event_ring();
         let empty = ring.count(self.registers.events) == 0;
         if self.push(ring, self.registers.events, &record).is_err() {
@@ -367,7 +373,12 @@ impl Core {
         }
     }
 
-    fn push(&self, ring: Ring, queue: QueueRegisters, words: &[u64]) -> Result<(), NoSuchMemory> {
+    pub fn push(
+        &self,
+        ring: Ring,
+        queue: QueueRegisters,
+        words: &[u64],
+    ) -> Result<(), NoSuchMemory> {
         let at = ring.address(queue.producer);
         for (&word, at) in words.iter().zip((at..).step_by(8)) {
             self.memory.store(at, word)?;
@@ -375,146 +386,8 @@ impl Core {
         Ok(())
     }
 
-    /// Lets a faulting transaction wait; its tag, or `None` if no more can.
-    pub fn stall(&mut self, fault: &Fault, request: &Request, want: Want) -> Option<u16> {
-        let most = self.configuration.stall_max;
-        let tag = (0..most).find(|&tag| self.stalled.iter().all(|stalled| stalled.tag != tag))?;
-        self.stalled.push(Stalled {
-            device: request.device,
-            tag,
-            record: Some(translation_fault(fault, request, want, Some(tag))),
-            outdated: false,
-        });
-        if !self.policy.later {
-            self.record_stalled();
-        }
-        Some(tag)
-    }
-
-    /// Writes the event of one stalled transaction, once the queue is writable.
-    fn record_stalled(&mut self) -> bool {
-        if !self.events_are_writable() {
-            return false;
-        }
-        let waiting = |stalled: &Stalled| stalled.record.is_some();
-        let Some(index) = self.stalled.iter().position(waiting) else {
-            return false;
-        };
-        if self.stalled[index].outdated {
-            let stalled = self.stalled.remove(index);
-            self.release(&stalled, true);
-        } else if let Some(record) = self.stalled[index].record.take() {
-            self.push_event(record);
-        }
-        true
-    }
-
-    /// CMD_RESUME. One that fits no recorded stall does nothing.
-    pub fn resume(&mut self, stream: u32, tag: u16, retry: bool) {
-        let fits = |stalled: &Stalled| {
-            stalled.device == stream && stalled.tag == tag && stalled.record.is_none()
-        };
-        if let Some(index) = self.stalled.iter().position(fits) {
-            let stalled = self.stalled.remove(index);
-            self.release(&stalled, retry);
-        }
-    }
-
-    /// Terminates every stalled transaction that `chosen` picks.
-    pub fn terminate(&mut self, chosen: impl Fn(&Stalled) -> bool) {
-        let all = std::mem::take(&mut self.stalled);
-        let (gone, kept) = all.into_iter().partition(chosen);
-        self.stalled = kept;
-        let gone: Vec<Stalled> = gone;
-        for stalled in &gone {
-            self.release(stalled, false);
-        }
-    }
-
-    fn release(&self, stalled: &Stalled, retry: bool) {
-        if let Some(device) = self.devices.get(&stalled.device) {
-            device.port.resume(stalled.tag.into(), retry);
-        }
-    }
-
-    /// Sends a page response.
-    pub fn respond(&self, stream: u32, response: PageResponse) {
-        if let Some(device) = self.devices.get(&stream) {
-            device.port.respond(response);
-        }
-    }
-
-    /// A page request message arrives (chapter 8).
-    pub fn page_request(&mut self, request: &PageRequest) {
-        let accepts = self.configuration.pri
-            && self.registers.enabled(cr0::PRIQEN | cr0::SMMUEN)
-            && !self.registers.error_active(gerror::PRIQ_ABT);
-        if !accepts {
-            return self.answer(request, None, ResponseCode::Failure);
-        }
-        let most = self.configuration.page_request_queue_log2;
-        let registers = self.registers.page_requests;
-        let ring = self.ring(registers, most, 16);
-        let overflowed = (registers.producer ^ registers.consumer) & OVERFLOW != 0;
-        let last_only = self.registers.page_requests_message.attributes & 1 << 31 != 0;
-        if overflowed || ring.count(registers) >= ring.slots() {
-            if !overflowed {
-                self.registers.page_requests.producer ^= OVERFLOW;
-            }
-            if request.last {
-                self.answer_overflow(request);
-            }
-        } else {
-            if self
-                .push(ring, registers, &page_request_words(request))
-                .is_err()
-            {
-                self.raise(gerror::PRIQ_ABT);
-                return self.answer(request, None, ResponseCode::Failure);
-            }
-            self.registers.page_requests.producer = ring.advance(registers.producer);
-            if !last_only && ring.count(registers) == 0 {
-                self.interrupt(Source::PageRequests);
-            }
-        }
-        if last_only && request.last {
-            self.interrupt(Source::PageRequests);
-        }
-    }
-
-    /// The automatic response on overflow (8.1).
-    fn answer_overflow(&mut self, request: &PageRequest) {
-        let Some(pasid) = request
-            .pasid
-            .filter(|_| self.configuration.substream_bits > 0)
-        else {
-            return self.answer(request, None, ResponseCode::Success);
-        };
-        if self.configuration.responses_have_pasid {
-            return self.answer(request, Some(pasid), ResponseCode::Success);
-        }
-        match self.stream(request.device) {
-            Ok(stream) => {
-                let tagged = Stream(&stream.words).responses_have_pasid();
-                self.answer(request, tagged.then_some(pasid), ResponseCode::Success);
-            }
-            Err(_) => self.answer(request, None, ResponseCode::Failure),
-        }
-    }
-
-    /// An automatic response, which a stop marker does not get.
-    fn answer(&self, request: &PageRequest, pasid: Option<u32>, code: ResponseCode) {
-        let stop_marker =
-            request.pasid.is_some() && request.last && !request.read && !request.write;
-        // Requests that are not the last of their group are answered too, except on overflow (8.2).
-        if !stop_marker {
-            let group = request.group;
-            self.respond(request.device, PageResponse { pasid, group, code });
-        }
-    }
-
     /// Activates a global error (7.5).
-    fn raise(&mut self, bit: u32) {
+    pub fn raise(&mut self, bit: u32) {
         if self.registers.error_active(bit) {
             return;
         }
@@ -525,7 +398,7 @@ impl Core {
     }
 
     /// Interrupts, if that is enabled: by wire, and by a message if one is configured (3.18).
-    fn interrupt(&mut self, source: Source) {
+    pub fn interrupt(&mut self, source: Source) {
         let (name, enable, message, aborted): (_, _, Message, _) = match source {
             Source::Gerror => (
                 "GERROR",
@@ -563,32 +436,4 @@ impl Core {
             self.interrupts.push(name);
         }
     }
-}
-
-/// An entry of the page-request queue (chapter 8).
-///
-/// ```text
-///  word 0  63  62   61 60 59  58   57..52 51          32 31       0
-///         |SSV|Last| W| R| X|Priv|  res. | SubstreamID  | StreamID |
-///  word 1  63             12 11..9 8      0
-///         | page address    | res. |PRGIndex|
-/// ```
-fn page_request_words(request: &PageRequest) -> [u64; 2] {
-    let tagged = request.pasid.is_some();
-    let flags = [
-        (58, request.privileged && tagged),
-        (59, request.execute && tagged),
-        (60, request.read),
-        (61, request.write),
-        (62, request.last),
-        (63, tagged),
-    ];
-    let flags = flags
-        .iter()
-        .fold(0, |word, &(at, set)| word | u64::from(set) << at);
-    let substream = u64::from(request.pasid.unwrap_or(0) & 0xf_ffff);
-    [
-        flags | substream << 32 | u64::from(request.device),
-        request.address & !0xfff | u64::from(request.group & 0x1ff),
-    ]
 }

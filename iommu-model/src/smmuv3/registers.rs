@@ -210,16 +210,17 @@ impl Registers {
         }
     }
 
-    /// A write of `width` bytes. 64 bits to two 32-bit registers are ignored, which 6.2 permits.
-    pub fn write(&mut self, offset: usize, width: usize, value: u64) {
+    /// A write of `width` bytes; a complaint if its effect is UNPREDICTABLE. 64 bits to two 32-bit
+    /// registers are ignored, which 6.2 permits.
+    pub fn write(&mut self, offset: usize, width: usize, value: u64) -> Option<&'static str> {
         match (width, self.place(offset)) {
-            (4, Place::Zero) => {}
+            (4, Place::Zero) => None,
             (4, _) => self.write_word(offset, value as u32),
             (8, Place::Low) => {
-                self.write_word(offset, value as u32);
-                self.write_word(offset + 4, (value >> 32) as u32);
+                let low = self.write_word(offset, value as u32);
+                low.or(self.write_word(offset + 4, (value >> 32) as u32))
             }
-            (8, _) => {}
+            (8, _) => Some("two 32-bit registers are written at once"),
             _ => panic!("a register access of {width} bytes at {offset:#x}"),
         }
     }
@@ -267,7 +268,7 @@ impl Registers {
     }
 
     /// Writes that a guard forbids are ignored, as from SMMUv3.2 on.
-    fn write_word(&mut self, offset: usize, value: u32) {
+    fn write_word(&mut self, offset: usize, value: u32) -> Option<&'static str> {
         const BASE: u64 = 0x40ff_ffff_ffff_ffff;
         const MESSAGE: u64 = 0x00ff_ffff_ffff_fffc;
         const INDEX: u32 = 0x000f_ffff;
@@ -278,6 +279,9 @@ impl Registers {
         match offset {
             0x20 => {
                 let moving = self.cr0 ^ self.cr0ack;
+                if (value ^ self.cr0) & moving != 0 {
+                    return Some("a field of CR0 is changed before CR0ACK follows");
+                }
                 self.cr0 = self.cr0 & moving | value & self.writable_cr0 & !moving;
             }
             0x28 => self.write_cr1(value),
@@ -285,11 +289,19 @@ impl Registers {
             0x44 if value & gbpa::UPDATE != 0 && self.gbpa_written.is_none() => {
                 self.gbpa_written = Some(value & gbpa::FIELDS);
             }
+            0x44 => return Some("GBPA is written without UPDATE, or during an update"),
             0x50 => {
                 let moving = self.irq_ctrl ^ self.irq_ctrlack;
                 self.irq_ctrl = self.irq_ctrl & moving | value & self.writable_irq_ctrl & !moving;
             }
-            0x64 => self.gerrorn = value & gerror::ALL,
+            0x64 => {
+                let inactive = !(self.gerror ^ self.gerrorn) & gerror::ALL;
+                let toggled = self.gerrorn ^ value;
+                self.gerrorn = value & gerror::ALL;
+                if toggled & inactive != 0 {
+                    return Some("a global error is acknowledged that is not active");
+                }
+            }
             0x68..=0x74 if self.irq_off(irq::GERROR) => match offset {
                 0x70 => self.gerror_message.data = value,
                 0x74 => self.gerror_message.attributes = value & 0x3f,
@@ -325,8 +337,11 @@ impl Registers {
                 0xdc => self.page_requests_message.attributes = value & 0x8000_003f,
                 _ => set_half(&mut self.page_requests_message.address, MESSAGE),
             },
-            _ => {}
+            // IDR0 to IDR5, CR0ACK, STATUSR, IRQ_CTRLACK, GERROR: read-only.
+            0x00..=0x1c | 0x24 | 0x40 | 0x48 | 0x54 | 0x60 => {}
+            _ => return Some("a register is written while what it configures is on"),
         }
+        None
     }
 
     fn write_cr1(&mut self, value: u32) {

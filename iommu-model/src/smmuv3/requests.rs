@@ -1,7 +1,7 @@
 //! The way of a request: stream table entry, context descriptor, walks, and what becomes of a
 //! fault (3.9, 3.12, 5.5).
 
-use super::Core;
+use super::State;
 use super::caches::{Asid, CachedStream, Regime, Tag};
 use super::entries::{Ats, Context, SecondStage, Stream};
 use super::events::ConfigurationError;
@@ -53,7 +53,7 @@ const ALWAYS: Handling = Handling {
 /// How many requests speculation remembers.
 const RECENT: usize = 64;
 
-impl Core {
+impl State {
     /// [`Hardware::translate`](crate::Hardware::translate).
     pub fn translate(&mut self, request: &Request) -> Result<Translation, Refusal> {
         if !self.registers.enabled(cr0::SMMUEN) {
@@ -350,25 +350,50 @@ impl Core {
     ) -> Result<Space, Problem> {
         let entry = Stream(&stream.words);
         let context = self.context(stream, device, index, second.as_ref(), want)?;
-        let hosts = self.registers.cr2 & cr2::E2H != 0;
-        let regime = entry.regime(hosts, &self.configuration);
-        let described = Context(&context);
-        if described.illegal(entry, regime, &self.configuration) {
+        let tag = self.tag(entry, &context);
+        if Context(&context).illegal(entry, tag.regime, &self.configuration) {
             return Err(configuration(ConfigurationError::BadContext));
         }
-        let tag = Tag {
-            regime,
-            vmid: (self.configuration.stage_2 && regime == Regime::El1).then(|| entry.vmid()),
-            asid: match regime {
-                Regime::El2 => Asid::None,
-                Regime::El1 | Regime::El2Host => Asid::Of(described.asid()),
-            },
-        };
+        self.compare_contexts(device, index, &context, tag);
         Ok(Space {
             tag,
             context,
             second,
         })
+    }
+
+    /// What TLB entries of a descriptor are found by (3.17).
+    fn tag(&self, entry: Stream<'_>, context: &[u64; 8]) -> Tag {
+        let hosts = self.registers.cr2 & cr2::E2H != 0;
+        let regime = entry.regime(hosts, &self.configuration);
+        Tag {
+            regime,
+            vmid: (self.configuration.stage_2 && regime == Regime::El1).then(|| entry.vmid()),
+            asid: match regime {
+                Regime::El2 => Asid::None,
+                Regime::El1 | Regime::El2Host => Asid::Of(Context(context).asid()),
+            },
+        }
+    }
+
+    /// Complains if another descriptor in the cache has the same ASID and does not say the same:
+    /// whichever of them filled a TLB entry, both use it (5.4.1).
+    fn compare_contexts(&mut self, device: u32, index: u32, context: &[u64; 8], tag: Tag) {
+        let differ = self.caches.contexts.iter().any(|(&(of, at), other)| {
+            let Some(stream) = self.caches.streams.get(&of) else {
+                return false;
+            };
+            let entry = Stream(&stream.words);
+            let described = Context(other);
+            (of, at) != (device, index)
+                && entry.stage_1()
+                && self.tag(entry, other) == tag
+                && !described.illegal(entry, tag.regime, &self.configuration)
+                && !described.agrees(&Context(context))
+        });
+        if differ {
+            self.complain("two context descriptors with one ASID differ");
+        }
     }
 
     fn remember(&mut self, request: &Request) {

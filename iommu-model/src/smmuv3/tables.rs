@@ -1,7 +1,7 @@
 //! The stream table and the tables of context descriptors: finding an entry, in the caches or in
 //! memory (5.1, 5.3, 6.3.24, 6.3.25).
 
-use super::Core;
+use super::State;
 use super::caches::CachedStream;
 use super::entries::{SecondStage, Stream, bit, bits};
 use super::events::ConfigurationError;
@@ -10,7 +10,7 @@ use super::requests::{Handling, Problem, configuration, recorded_always};
 use super::walk::{Class, Purpose, Want};
 use crate::bus::Access;
 
-impl Core {
+impl State {
     /// The legal stream table entry of `device`, from the cache or the table.
     pub fn stream(&mut self, device: u32) -> Result<CachedStream, Problem> {
         let table = self.registers.stream_table_config;
@@ -106,6 +106,9 @@ impl Core {
             0b01 => 6,
             _ => 10,
         };
+        if entry.context_format() == 0b00 && pointer & ((64 << low_bits) - 1) != 0 {
+            self.complain("a table of context descriptors is not aligned to its size");
+        }
         let at = if log2_contexts == 0 || entry.context_format() == 0b00 {
             (pointer & !((64 << low_bits) - 1)) + 64 * u64::from(index)
         } else {

@@ -51,6 +51,7 @@ impl Bench {
     ) -> Self {
         let machine = Machine::new(Memory::new(BASE, SIZE, coherency), policy, seed);
         let smmu = Smmu::new(&machine, configuration);
+        machine.add_iommu(smmu.clone());
         Self { machine, smmu }
     }
 

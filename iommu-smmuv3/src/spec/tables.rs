@@ -157,11 +157,16 @@ impl ContextDescriptor {
 
 const CD_EPD0: u64 = 1 << 14;
 const CD_RECORD: u64 = 1 << 45;
+const CD_ASID: u64 = 0xffff << 48;
 
-/// Word 0 of a valid context descriptor, changed so that every walk fails and nothing is recorded:
-/// EPD0 = 1 and R = 0. Only this word decides, so a single store blocks the context.
+/// Word 0 of a valid context descriptor, changed so that every request fails and nothing is
+/// recorded: EPD0 = 1, R = 0 and ASID 0. Only this word decides, so a single store blocks the
+/// context.
+///
+/// EPD0 disables walks, not the TLB (5.4.1.1), which other devices may go on filling under the
+/// address space's own ASID. Under ASID 0, which no address space has, nothing is ever filled.
 pub const fn blocked(word_0: u64) -> u64 {
-    (word_0 | CD_EPD0) & !CD_RECORD
+    (word_0 | CD_EPD0) & !(CD_RECORD | CD_ASID)
 }
 
 /// A width of physical addresses, as CD.IPS and SMMU_IDR5.OAS encode it.

@@ -1,6 +1,6 @@
 //! Stage 1, and stage 2 behind it.
 
-use super::super::Core;
+use super::super::State;
 use super::super::caches::{Asid, Hierarchical, Leaf, Regime, Rights, Table, Tag, level_shift};
 use super::super::entries::{Context, SecondStage, bit};
 use super::{
@@ -121,7 +121,7 @@ fn start_level(input_bits: u8) -> u8 {
     4 - (input_bits - 12).div_ceil(9)
 }
 
-impl Core {
+impl State {
     /// Translates `address` at stage 1, and at stage 2 if that is enabled too.
     pub fn stage_1(&mut self, space: &Space, address: u64, want: Want) -> Result<Leaf, Fault> {
         let context = Context(&space.context);

@@ -1,6 +1,6 @@
 //! Stage 2.
 
-use super::super::Core;
+use super::super::State;
 use super::super::caches::{Leaf2, Rights, level_shift};
 use super::super::configuration::Configuration;
 use super::super::entries::{SecondStage, bit, bits};
@@ -42,7 +42,7 @@ fn rights(leaf: u64, configuration: &Configuration) -> Rights {
     }
 }
 
-impl Core {
+impl State {
     /// Translates `ipa` at stage 2. `output` of what it returns belongs to `ipa` itself.
     pub fn stage_2(
         &mut self,
