@@ -93,23 +93,31 @@ pub(crate) fn device_entry_set(device: DeviceId, emit: &mut Emit<'_>) {
 }
 
 /// A valid device context with PDTV = 1 and a Bare second stage was changed (section "Changing
-/// device directory table entry").
+/// device directory table entry"). [`below_device`] follows when this is done.
 pub(crate) fn device_entry_changed(device: DeviceId, emit: &mut Emit<'_>) {
     if !planted::is(Fault::RiscvDeviceContextKept) {
         put(emit, iodir_inval_ddt(device));
     }
+}
+
+/// Everything that may have been translated through a device context.
+pub(crate) fn below_device(emit: &mut Emit<'_>) {
     if !planted::is(Fault::RiscvBelowDeviceKept) {
         put(emit, iotinval_vma_all());
     }
 }
 
 /// A process context was made valid or invalid (section "Changing process directory table entry").
-/// On the way to valid, `IOTINVAL.VMA` also orders the harts' stores to the page table before the
-/// first walk.
-pub(crate) fn pasid_entry_changed(device: DeviceId, pasid: Pasid, tag: Tag, emit: &mut Emit<'_>) {
+/// [`below_pasid`] follows when this is done.
+pub(crate) fn pasid_entry_changed(device: DeviceId, pasid: Pasid, emit: &mut Emit<'_>) {
     if !planted::is(Fault::RiscvProcessContextKept) {
         put(emit, iodir_inval_pdt(device, pasid));
     }
+}
+
+/// Everything that was translated through a process context. On the way to valid, it also orders
+/// the harts' stores to the page table before the first walk.
+pub(crate) fn below_pasid(tag: Tag, emit: &mut Emit<'_>) {
     if !planted::is(Fault::RiscvIotlbKept) {
         put(emit, iotinval_vma_tag(tag));
     }

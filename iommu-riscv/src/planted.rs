@@ -33,6 +33,8 @@ iommu_core::planted_faults! {
     RiscvDeviceContextKept => real "unit" "devices::disabling";
     /// RISC-V: a device context that goes leaves its translations in the IOATC.
     RiscvBelowDeviceKept => real "unit" "devices::disabling";
+    /// RISC-V: what was translated through an entry goes in one list with the entry.
+    RiscvBelowNotDelayed => real "unit" "devices::";
     /// RISC-V: the word with the valid bit is stored first.
     RiscvValidFirst => real "unit" "devices::the_valid_word";
     /// RISC-V: a context's other words are cleared before its valid bit.

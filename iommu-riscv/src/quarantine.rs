@@ -28,7 +28,7 @@ impl<P: Platform> Unit<P> {
             self.quarantine.begin(device);
         }
         if !planted::is(Fault::RiscvQuarantineKeepsCaches) {
-            self.run(|emit| invalidate::device_entry_changed(device, emit))?;
+            self.device_entry_changed(device)?;
         }
         self.quarantine.begin(device);
         Ok(())
@@ -57,7 +57,7 @@ impl<P: Platform> Unit<P> {
         let device_tlb = entry.config.device_tlb;
         let context = self.device_context(entry.config, &entry.directory);
         tables.directory.set(device, &context)?;
-        self.run(|emit| invalidate::device_entry_changed(device, emit))?;
+        self.device_entry_changed(device)?;
         let attached = tables.device(device)?.contexts.keys();
         for &pasid in attached.filter(|_| device_tlb) {
             self.run(|emit| invalidate::whole_device_tlb(device, pasid, emit))?;

@@ -195,6 +195,45 @@ impl<P: Platform> Unit<P> {
         self.memory.queue.wait(ticket).map(drop)
     }
 
+    /// Takes a changed device context out of the caches, then what was translated through it.
+    pub(crate) fn device_entry_changed(&self, device: DeviceId) -> Result<(), QueueError> {
+        self.run_in_turn(
+            |emit| invalidate::device_entry_changed(device, emit),
+            |emit| invalidate::below_device(emit),
+        )
+    }
+
+    /// Takes a changed process context out of the caches, then what was translated through it.
+    fn pasid_entry_changed(
+        &self,
+        device: DeviceId,
+        pasid: Pasid,
+        tag: Tag,
+    ) -> Result<(), QueueError> {
+        self.run_in_turn(
+            |emit| invalidate::pasid_entry_changed(device, pasid, emit),
+            |emit| invalidate::below_pasid(tag, emit),
+        )
+    }
+
+    /// Two lists, the second posted when the first is done. Commands may be executed out of order
+    /// (section "IOMMU Command-queue Fence commands"): in one list, the IOATC could be emptied first
+    /// and filled again through the entry that is still cached.
+    fn run_in_turn(
+        &self,
+        entry: impl Fn(&mut dyn FnMut(Item<2>)),
+        below: impl Fn(&mut dyn FnMut(Item<2>)),
+    ) -> Result<(), QueueError> {
+        if planted::is(Planted::RiscvBelowNotDelayed) {
+            return self.run(|emit| {
+                entry(emit);
+                below(emit);
+            });
+        }
+        self.run(entry)?;
+        self.run(below)
+    }
+
     /// Posts the commands for targets of one kind, in more than one list only if the queue is too
     /// small for two commands each. The ticket of the last list stands for all: an `IOFENCE.C` waits
     /// for every command before.
@@ -244,7 +283,7 @@ impl<P: Platform> Unit<P> {
             return Ok(());
         }
         let tag = context.tag;
-        self.run(|emit| invalidate::pasid_entry_changed(device, pasid, tag, emit))?;
+        self.pasid_entry_changed(device, pasid, tag)?;
         if self.asks_device(entry.config, device) {
             self.run(|emit| invalidate::whole_device_tlb(device, pasid, emit))?;
         }
@@ -450,7 +489,7 @@ impl<P: Platform> Iommu for Unit<P> {
             return Err(AttachError::PasidInUse(device, pasid));
         }
         tables.directory.invalidate(device);
-        self.run(|emit| invalidate::device_entry_changed(device, emit))?;
+        self.device_entry_changed(device)?;
         tables.directory.clear(device);
         tables.devices.remove(&device);
         self.quarantine.dismiss(device);
@@ -479,9 +518,10 @@ impl<P: Platform> Iommu for Unit<P> {
         let mode = FirstStageMode::with_levels(levels);
         let context = ProcessContext::first_stage(mode, table.root, tag).spoil();
         entry.directory.set(pasid, &context)?;
-        if let Err(error) =
-            self.run(|emit| invalidate::pasid_entry_changed(device, pasid, tag, emit))
-        {
+        if let Err(error) = self.run(|emit| {
+            invalidate::pasid_entry_changed(device, pasid, emit);
+            invalidate::below_pasid(tag, emit);
+        }) {
             entry.directory.invalidate(pasid);
             return Err(error.into());
         }
