@@ -10,14 +10,15 @@
 //! | IDR0.BTM | 1: CR2.PTM is set; the CPU's broadcasts are not relied on |
 //! | IDR0.Hyp | 1: what an earlier system left in the EL2 regime is invalidated at probe |
 //! | IDR0.ATS | permits device TLBs; obliges to CR0.ATSCHK |
+//! | IDR0.PRI | with ATS, permits page requests |
 //! | IDR0.ASID16 | 65,535 tags instead of 255 |
 //! | IDR0.MSI | with COHACC, permits completion in memory |
 //! | IDR0.TTENDIAN | must allow little-endian page tables |
-//! | IDR0.STALL_MODEL | 0b00 obliges to STE.S1STALLD; 0b10, where faults always stall, is refused |
+//! | IDR0.STALL_MODEL | 0b00 permits stalls, and obliges to STE.S1STALLD for streams that do not stall; 0b10, where faults always stall, is refused |
 //! | IDR0.ST_LEVEL | permits a two-level stream table |
 //! | IDR1.SIDSIZE | how many devices there can be |
 //! | IDR1.SSIDSIZE | how many PASIDs a device can have; 0: only untagged requests |
-//! | IDR1.CMDQS, EVENTQS | limit the queues; CMDQS is at least 7 |
+//! | IDR1.CMDQS, EVENTQS, PRIQS | limit the queues; CMDQS is at least 7 |
 //! | IDR1.ATTR_TYPES_OVR | obliges to STE.SHCFG = use incoming |
 //! | IDR1.QUEUES_PRESET, TABLES_PRESET | refused: the driver places its own |
 //! | IDR3.RIL | permits range invalidation |
@@ -47,6 +48,9 @@ const COMMAND_QUEUE_LOG2: u32 = 10;
 const COMMAND_QUEUE_LOG2_MIN: u32 = 7;
 /// log2 of the event queue's slots: 4 KiB.
 const EVENT_QUEUE_LOG2: u32 = 7;
+/// log2 of the PRI queue's slots: 16 KiB. The page requests that a kernel allows its devices should
+/// not be more.
+const PRI_QUEUE_LOG2: u32 = 10;
 /// The widest virtual and physical addresses of a 4 KiB granule with 64-bit descriptors.
 const MAX_ADDRESS_BITS: u8 = 48;
 
@@ -156,8 +160,8 @@ impl Capabilities {
             // IHI 0070 4.7.3: commands behind a CMD_SYNC do not begin before it is complete.
             chained_sync: true,
             caches_not_present: false,
-            page_requests: false,
-            stall: false,
+            page_requests: self.page_requests(),
+            stall: self.stall(),
         }
     }
 
@@ -208,8 +212,13 @@ impl Capabilities {
         self.idr0().is_set(IDR0::BTM)
     }
 
-    /// Whether stalls are configurable and so must be forbidden for each stream.
-    pub fn forbid_stall(&self) -> bool {
+    /// Whether page requests of devices with a TLB are taken.
+    pub fn page_requests(&self) -> bool {
+        self.idr0().is_set(IDR0::PRI) && self.device_tlb()
+    }
+
+    /// Whether stalls are configurable: permitted for a stream, or forbidden.
+    pub fn stall(&self) -> bool {
         self.idr0().matches_all(IDR0::STALL_MODEL::Configurable)
     }
 
@@ -261,6 +270,11 @@ impl Capabilities {
     /// log2 of the event queue's slots.
     pub fn event_queue_log2(&self) -> u32 {
         self.idr1().read(IDR1::EVENTQS).min(EVENT_QUEUE_LOG2)
+    }
+
+    /// log2 of the PRI queue's slots.
+    pub fn pri_queue_log2(&self) -> u32 {
+        self.idr1().read(IDR1::PRIQS).min(PRI_QUEUE_LOG2)
     }
 
     /// The widest virtual address it walks, in bits.

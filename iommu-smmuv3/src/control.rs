@@ -54,6 +54,8 @@ pub struct Steps {
     pub commands: u32,
     /// And events recorded.
     pub events: u32,
+    /// And page requests; as before without them.
+    pub requests: u32,
     /// And transactions translated.
     pub translation: u32,
 }
@@ -67,10 +69,15 @@ impl Steps {
             commands |= CR0::ATSCHK::SET.value;
         }
         let events = commands | CR0::EVENTQEN::SET.value;
-        let translation = events | CR0::SMMUEN::SET.value;
+        let mut requests = events;
+        if capabilities.page_requests() {
+            requests |= CR0::PRIQEN::SET.value;
+        }
+        let translation = requests | CR0::SMMUEN::SET.value;
         Self {
             commands,
             events,
+            requests,
             translation,
         }
     }

@@ -1,13 +1,16 @@
 //! The event queue: records of refused requests, decoded into neutral faults.
 
 use crate::caps::Capabilities;
+use crate::page_requests::decode_stall;
 use crate::planted::{self, Fault as Planted};
 use crate::spec::events::{Event, Number, WORDS};
 use crate::spec::registers::{EVENTQ_PROD, GERROR, Value, offset, queue_base};
+use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use iommu_core::error::OutOfMemory;
 use iommu_core::fault::{Access, Fault, FaultSummary, Reason};
 use iommu_core::ids::{DeviceId, Pasid};
+use iommu_core::page_request::{PageRequest, Taken};
 use iommu_core::platform::{DmaBuffer, Mmio, Parts, Platform};
 
 /// The event queue of one SMMU.
@@ -19,6 +22,12 @@ pub struct EventQueue<P: Platform> {
     consumer: u32,
     /// The overflow flag that was acknowledged last.
     overflow: u32,
+    /// Stalled transactions that were found by who takes faults, and faults that were found by who
+    /// takes page requests; each at most as many as the queue has slots.
+    stalls: VecDeque<PageRequest>,
+    faults: VecDeque<Fault>,
+    /// Whether faults were lost since they were last taken.
+    lost: bool,
 }
 
 impl<P: Platform> EventQueue<P> {
@@ -32,6 +41,9 @@ impl<P: Platform> EventQueue<P> {
             log2_slots,
             consumer: 0,
             overflow: 0,
+            stalls: VecDeque::with_capacity(1 << log2_slots),
+            faults: VecDeque::with_capacity(1 << log2_slots),
+            lost: false,
         })
     }
 
@@ -43,9 +55,69 @@ impl<P: Platform> EventQueue<P> {
         mmio.write32(offset::EVENTQ_CONS, 0);
     }
 
-    /// Hands over every record that is in the queue now, at most as many as it has slots, and gives
-    /// the slots back.
+    /// Hands over every fault that is in the queue now, at most as many as it has slots, and gives
+    /// the slots back. Stalled transactions are kept for [`take_stalls`](Self::take_stalls); should
+    /// there be too many, what is behind them stays in the queue until they were taken.
     pub fn take(&mut self, mmio: &impl Mmio, report: &mut dyn FnMut(Fault)) -> FaultSummary {
+        let mut reported = self.faults.len();
+        self.faults.drain(..).for_each(&mut *report);
+        let mut stalls = core::mem::take(&mut self.stalls);
+        self.consume(mmio, |event| match decode_stall(event) {
+            Some(_) if stalls.len() == stalls.capacity() => false,
+            Some(stall) => {
+                stalls.push_back(stall);
+                true
+            }
+            None => {
+                report(decode(event));
+                reported += 1;
+                true
+            }
+        });
+        self.stalls = stalls;
+        let lost = core::mem::take(&mut self.lost);
+        FaultSummary { reported, lost }
+    }
+
+    /// Hands over stalled transactions, `most` at most; returns how many records are left. Faults are
+    /// kept for [`take`](Self::take), the newest of them if there are too many.
+    pub fn take_stalls(
+        &mut self,
+        mmio: &impl Mmio,
+        most: usize,
+        take: &mut dyn FnMut(Taken),
+    ) -> usize {
+        let known = self.stalls.len().min(most);
+        let known_stalls = self.stalls.drain(..known);
+        known_stalls.map(Taken::Request).for_each(&mut *take);
+        let mut room = most - known;
+        let mut faults = core::mem::take(&mut self.faults);
+        let mut lost = false;
+        let left = self.consume(mmio, |event| {
+            match decode_stall(event) {
+                Some(_) if room == 0 => return false,
+                Some(stall) => {
+                    take(Taken::Request(stall));
+                    room -= 1;
+                }
+                None => {
+                    if faults.len() == faults.capacity() {
+                        faults.pop_front();
+                        lost = true;
+                    }
+                    faults.push_back(decode(event));
+                }
+            }
+            true
+        });
+        self.faults = faults;
+        self.lost |= lost;
+        self.stalls.len() + left
+    }
+
+    /// Goes through the records that are in the queue now, at most as many as it has slots, until
+    /// `take` refuses one, and gives the slots back. Returns how many are left.
+    fn consume(&mut self, mmio: &impl Mmio, mut take: impl FnMut(&Event) -> bool) -> usize {
         let producer = Value::<EVENTQ_PROD::Register>::new(mmio.read32(offset::EVENTQ_PROD));
         let overflow = producer.read(EVENTQ_PROD::OVFLG);
         let mut lost = core::mem::replace(&mut self.overflow, overflow) != overflow;
@@ -55,22 +127,22 @@ impl<P: Platform> EventQueue<P> {
         let slots = 1 << self.log2_slots;
         // More than the queue holds: some were overwritten, or the register lies.
         lost |= written > slots;
-        for _ in 0..written.min(slots) {
-            report(decode(&self.record(self.consumer)));
+        let mut left = written.min(slots);
+        while left > 0 && take(&self.record(self.consumer)) {
             self.consumer = (self.consumer + 1) & index_and_wrap;
+            left -= 1;
         }
-        self.consumer = producer.read(EVENTQ_PROD::WR) & index_and_wrap;
+        if left == 0 {
+            self.consumer = producer.read(EVENTQ_PROD::WR) & index_and_wrap;
+        }
 
         if (written > 0 || lost) && !planted::is(Planted::SmmuEventsKept) {
             let acknowledged = overflow & u32::from(!planted::is(Planted::SmmuOverflowKept));
             let acknowledge = EVENTQ_PROD::OVFLG.val(acknowledged).value;
             mmio.write32(offset::EVENTQ_CONS, self.consumer | acknowledge);
         }
-        lost |= acknowledge_abort(mmio);
-        FaultSummary {
-            reported: written.min(slots) as usize,
-            lost,
-        }
+        self.lost |= lost | acknowledge_abort(mmio);
+        left as usize
     }
 
     fn record(&self, position: u32) -> Event {

@@ -38,6 +38,7 @@ mod control;
 pub mod faults;
 pub mod firmware;
 pub mod invalidate;
+pub mod page_requests;
 #[cfg(not(planted))]
 mod planted;
 #[cfg(planted)]

@@ -3,10 +3,11 @@
 use crate::caps::Capabilities;
 use crate::control::{self, Steps};
 use crate::faults::EventQueue;
-use crate::invalidate::{self, Emit};
+use crate::invalidate::{self, Emit, Item};
+use crate::page_requests::{self, PriQueue};
 use crate::planted::{self, Fault as Planted};
 use crate::queue::{self, Queue};
-use crate::spec::tables::{StreamEntry, blocked};
+use crate::spec::tables::{ContextDescriptor, StreamEntry, blocked};
 use crate::tables::{self, Attachment, ContextTable, Device, Reserved, StreamTable, Tables};
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -15,8 +16,9 @@ use iommu_core::cover::Costs;
 use iommu_core::error::{AttachError, Incompatible, ProbeError, QueueError, TagsExhausted};
 use iommu_core::fault::{Fault, FaultSummary};
 use iommu_core::ids::{DeviceId, Pasid, Tag};
-use iommu_core::iommu::{Completed, DeviceConfig, Features, Iommu, Ticket};
+use iommu_core::iommu::{Completed, DeviceConfig, Features, Iommu, PageFaults, Ticket};
 use iommu_core::operation::Invalidation;
+use iommu_core::page_request::{PageResponse, Taken};
 use iommu_core::page_table::PageTable;
 use iommu_core::platform::{Parts, Platform};
 use iommu_core::quarantine::Quarantine;
@@ -42,6 +44,8 @@ pub struct Unit<P: Platform> {
 struct Structures<P: Platform> {
     queue: Queue<P>,
     events: Mutex<EventQueue<P>>,
+    /// `None` if there are no page requests.
+    page_requests: Option<Mutex<PriQueue<P>>>,
     tables: Mutex<Tables<P>>,
 }
 
@@ -63,6 +67,10 @@ impl<P: Platform> Unit<P> {
         let structures = Structures {
             queue: queue::create(&parts, &capabilities)?,
             events: Mutex::new(EventQueue::new(&parts, &capabilities)?),
+            page_requests: match capabilities.page_requests() {
+                true => Some(Mutex::new(PriQueue::new(&parts, &capabilities)?)),
+                false => None,
+            },
             tables: Mutex::new(Tables {
                 streams: StreamTable::new(&parts, &capabilities)?,
                 devices: BTreeMap::new(),
@@ -103,11 +111,17 @@ impl<P: Platform> Unit<P> {
         self.structures.tables.lock().streams.set_up(mmio);
         queue::set_up(mmio, &self.structures.queue);
         self.structures.events.lock().set_up(mmio);
+        if let Some(page_requests) = &self.structures.page_requests {
+            page_requests.lock().set_up(mmio);
+        }
         control::acknowledge_errors(mmio);
 
         control::enable(&self.parts, steps.commands, "enabling the command queue")?;
         self.run(|emit| invalidate::everything(&self.capabilities, emit))?;
         control::enable(&self.parts, steps.events, "enabling the event queue")?;
+        if self.structures.page_requests.is_some() {
+            control::enable(&self.parts, steps.requests, "enabling the PRI queue")?;
+        }
         control::enable(&self.parts, steps.translation, "enabling the SMMU")?;
         Ok(())
     }
@@ -140,7 +154,13 @@ impl<P: Platform> Unit<P> {
             log2_contexts: contexts.log2_entries(),
             cacheability: self.capabilities.cacheability(),
             device_tlb: config.device_tlb,
-            forbid_stall: self.capabilities.forbid_stall(),
+            forbid_stall: self.capabilities.stall() && config.page_faults != PageFaults::Stall,
+            response_pasid: matches!(
+                config.page_faults,
+                PageFaults::PageRequests {
+                    response_pasid: true
+                }
+            ),
             use_incoming_shareability: self.capabilities.overrides_attributes(),
         }
     }
@@ -205,6 +225,16 @@ impl<P: Platform> Iommu for Unit<P> {
         if config.device_tlb && !self.capabilities.device_tlb() {
             return Err(AttachError::NoDeviceTlb);
         }
+        let faults_can_be_resolved = match config.page_faults {
+            PageFaults::Fatal => true,
+            PageFaults::PageRequests { .. } => {
+                config.device_tlb && self.capabilities.page_requests()
+            }
+            PageFaults::Stall => self.capabilities.stall(),
+        };
+        if !faults_can_be_resolved {
+            return Err(AttachError::NoPageRequests);
+        }
         let log2_contexts = config.pasid_bits.min(self.capabilities.pasid_bits());
         let coherency = self.capabilities.coherency();
         let contexts = ContextTable::new(&self.parts, log2_contexts, coherency)?;
@@ -243,11 +273,15 @@ impl<P: Platform> Iommu for Unit<P> {
         if let Some(&pasid) = device.attached.keys().next() {
             return Err(AttachError::PasidInUse(id, pasid));
         }
+        let page_faults = device.config.page_faults;
         let device_tlb = self.asks_device(device.config, id);
         let entry = tables.streams.entry(id);
         let entry = entry.ok_or(AttachError::UnknownDevice(id))?;
         entry.replace_first(0);
         self.run(|emit| invalidate::device_entry_changed(id, false, device_tlb, emit))?;
+        if page_faults == PageFaults::Stall {
+            self.run(|emit| invalidate::stalls_ended(id, emit))?;
+        }
         entry.clear_rest();
         tables.devices.remove(&id);
         self.quarantine.dismiss(id);
@@ -266,7 +300,11 @@ impl<P: Platform> Iommu for Unit<P> {
         let mut tables = self.structures.tables.lock();
         let device = tables.device(id)?;
         device.check_free(id, pasid)?;
-        let mut words = tables::describe(table, tag, &self.capabilities)?.words();
+        let descriptor = ContextDescriptor {
+            stall: device.config.page_faults == PageFaults::Stall,
+            ..tables::describe(table, tag, &self.capabilities)?
+        };
+        let mut words = descriptor.words();
         if planted::is(Planted::SmmuDescriptorWithoutAsid) {
             words[0] &= u64::MAX >> 16;
         }
@@ -340,6 +378,42 @@ impl<P: Platform> Iommu for Unit<P> {
     fn take_faults(&self, report: &mut dyn FnMut(Fault)) -> FaultSummary {
         let mut events = self.structures.events.lock();
         events.take(&self.parts.mmio, report)
+    }
+
+    /// Page requests come from the PRI queue, stalled transactions from the event queue.
+    fn take_page_requests(&self, most: usize, take: &mut dyn FnMut(Taken)) -> usize {
+        let mmio = &self.parts.mmio;
+        let (mut room, mut left) = (most, 0);
+        if let Some(page_requests) = &self.structures.page_requests {
+            left += page_requests.lock().take(mmio, most, &mut |taken| {
+                room -= usize::from(taken != Taken::Overflow);
+                take(taken);
+            });
+        }
+        if self.capabilities.stall() {
+            let mut events = self.structures.events.lock();
+            left += events.take_stalls(mmio, room, take);
+        }
+        left
+    }
+
+    fn respond(&self, responses: &[PageResponse]) -> Result<(), QueueError> {
+        self.structures.queue.post(|emit| {
+            for response in responses {
+                emit(Item::Command(page_requests::encode(response)));
+            }
+        })
+    }
+
+    fn drain_page_requests(&self, id: DeviceId, pasid: Pasid) -> Result<(), AttachError> {
+        let device_tlb = {
+            let mut tables = self.structures.tables.lock();
+            let device = tables.device(id)?;
+            device.attachment(id, pasid)?;
+            self.asks_device(device.config, id)
+        };
+        self.run(|emit| invalidate::page_requests_drained(id, pasid, device_tlb, emit))?;
+        Ok(())
     }
 }
 

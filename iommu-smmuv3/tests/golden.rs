@@ -79,8 +79,15 @@ fn entries_have_linux_field_positions() {
         cacheability: Cacheability::WriteBack,
         device_tlb: false,
         forbid_stall: false,
+        response_pasid: false,
         use_incoming_shareability: false,
     };
+    // Linux's STRTAB_STE_1_PPAR: 1UL << 18.
+    let with_pasid = StreamEntry {
+        response_pasid: true,
+        ..entry
+    };
+    assert_eq!(with_pasid.words()[1] ^ entry.words()[1], 1 << 18);
     assert_eq!(
         golden["ste s1ctxptr=0x500000000 cdmax=0 coherent"],
         entry.words()
@@ -113,7 +120,15 @@ fn entries_have_linux_field_positions() {
         memory_attributes: 0x44_ff00,
         asid: 5,
         cacheability: Cacheability::WriteBack,
+        stall: false,
     };
+    // Linux's CTXDESC_CD_0_S: 1UL << 44.
+    let stalls = ContextDescriptor {
+        stall: true,
+        ..descriptor
+    };
+    assert_eq!(stalls.words()[0] ^ descriptor.words()[0], 1 << 44);
+    assert_eq!(blocked(stalls.words()[0]), blocked(descriptor.words()[0]));
     let mut words = descriptor.words();
     assert_eq!(
         golden["cd virtual=48 coherent ips=44 asid=5 ttb=0x40001000 mair=0x44ff00"],
@@ -131,6 +146,7 @@ fn entries_have_linux_field_positions() {
         memory_attributes: 0xff,
         asid: 0xffff,
         cacheability: Cacheability::NonCacheable,
+        stall: false,
     };
     assert_eq!(
         golden["cd virtual=39 noncoherent ips=40 asid=0xffff ttb=0xfedcba9000 mair=0xff"],
@@ -149,6 +165,7 @@ fn qemu_reads_a_context_descriptor_as_it_was_meant() {
         memory_attributes: 0,
         asid: 0xa5c3,
         cacheability: Cacheability::WriteBack,
+        stall: false,
     }
     .words();
     let [w0, w1, w2, w3] = [
@@ -445,4 +462,100 @@ fn everything_is_tag_wide_and_order_52() {
         encode(untagged, Range::ALL, Levels::All, FULL),
         [[0x0000_0008_0000_0040, 52]]
     );
+}
+
+/// Linux's macros: CMDQ_PRI_0_SSID 31:12, CMDQ_PRI_0_SID 63:32, CMDQ_PRI_1_GRPID 8:0, CMDQ_PRI_1_RESP
+/// 13:12, CMDQ_0_SSV 11, opcode 0x41; CMDQ_RESUME_0_RESP 13:12 (RETRY 1, ABORT 2), CMDQ_RESUME_0_SID
+/// 63:32, CMDQ_RESUME_1_STAG 15:0, opcode 0x44. The codes are IHI 0070's (4.5.2).
+#[test]
+fn answers_are_encoded_as_linux_encodes_them() {
+    use commands::{ResponseCode, Resume};
+    for (code, bits) in [
+        (ResponseCode::ResponseFailure, 0),
+        (ResponseCode::InvalidRequest, 1),
+        (ResponseCode::Success, 2),
+    ] {
+        let command = commands::pri_resp(0x108, Some(9), 0x1ff, code);
+        assert_eq!(command, [0x108_0000_9841, bits << 12 | 0x1ff]);
+        let widest = commands::pri_resp(u32::MAX, Some(u32::MAX), u16::MAX, code);
+        assert_eq!(widest, [0xffff_ffff_ffff_f841, bits << 12 | 0x1ff]);
+    }
+    let without = commands::pri_resp(0x108, None, 3, ResponseCode::Success);
+    assert_eq!(without, [0x108_0000_0041, 2 << 12 | 3]);
+    assert_eq!(
+        commands::resume(0x108, 0xffff, Resume::Retry),
+        [0x108_0000_1044, 0xffff]
+    );
+    assert_eq!(
+        commands::resume(0x108, 7, Resume::Abort),
+        [0x108_0000_2044, 7]
+    );
+    assert_eq!(commands::stall_term(0x108), [0x108_0000_0045, 0]);
+}
+
+/// Linux's macros: PRIQ_0_SID 31:0, PRIQ_0_SSID 51:32, PERM_PRIV 58, PERM_EXEC 59, PERM_READ 60,
+/// PERM_WRITE 61, PRG_LAST 62, SSID_V 63; PRIQ_1_PRG_IDX 8:0, PRIQ_1_ADDR 63:12. And EVTQ_0_SSV 11,
+/// EVTQ_0_SSID 31:12, EVTQ_1_STAG 15:0, EVTQ_1_STALL 31, EVTQ_1_PnU 33, EVTQ_1_InD 34, EVTQ_1_RnW 35.
+#[test]
+fn requests_are_decoded_as_linux_lays_them_out() {
+    use iommu_core::ids::{DeviceId, Pasid};
+    use iommu_core::page_request::{Origin, PageRequest, Permissions};
+    use iommu_smmuv3::page_requests::{decode, decode_stall};
+    use iommu_smmuv3::spec::events::{Event, PageRequestRecord};
+    let all = Permissions {
+        read: true,
+        write: true,
+        execute: true,
+        privileged: true,
+    };
+    let request = PageRequest {
+        device: DeviceId(0xdead_beef),
+        pasid: Pasid::MAX,
+        address: 0xffff_8000_0000_1000,
+        permissions: all,
+        group: 0x155,
+        last: true,
+        origin: Origin::PageRequest,
+    };
+    let words = [0xfc0f_ffff_dead_beef, 0xffff_8000_0000_1155];
+    assert_eq!(decode(&PageRequestRecord(words)), request);
+    // Without SSV, the SubstreamID means nothing.
+    let bare = decode(&PageRequestRecord([0x000f_ffff_0000_0000, 0]));
+    assert_eq!(
+        (bare.pasid, bare.permissions),
+        (Pasid::UNTAGGED, Permissions::default())
+    );
+
+    let stall = |number: u64, flags: u64| {
+        let words = [
+            0x108 << 32 | 9 << 12 | 1 << 11 | number,
+            flags | 0xbeef,
+            0x1234,
+            0,
+        ];
+        decode_stall(&Event(words))
+    };
+    const STALL: u64 = 1 << 31;
+    let write = PageRequest {
+        device: DeviceId(0x108),
+        pasid: Pasid::new(9).unwrap(),
+        address: 0x1234,
+        permissions: Permissions {
+            write: true,
+            ..Permissions::default()
+        },
+        group: 0xbeef,
+        last: true,
+        origin: Origin::Stall,
+    };
+    for number in 0x10..=0x13 {
+        assert_eq!(stall(number, STALL), Some(write), "{number:#x}");
+        assert_eq!(stall(number, 0), None);
+    }
+    assert_eq!(stall(0x0a, STALL), None);
+    let permissions = |flags| stall(0x10, STALL | flags).unwrap().permissions;
+    let (read, fetch) = (permissions(1 << 35), permissions(0b11 << 34));
+    assert!(read.read && !read.write && !read.execute);
+    assert!(fetch.execute && !fetch.read && !fetch.write);
+    assert!(permissions(1 << 33).privileged);
 }

@@ -29,7 +29,7 @@ pub enum Origin {
 pub struct PageRequest {
     /// Whose request.
     pub device: DeviceId,
-    /// Its PASID; [`Pasid::UNTAGGED`] if it had none.
+    /// Its PASID; [`Pasid::UNTAGGED`] if it had none, or had PASID 0, which is nobody's.
     pub pasid: Pasid,
     /// The I/O virtual address in bytes; a page's first, except for a stall.
     pub address: u64,

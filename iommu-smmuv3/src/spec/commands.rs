@@ -25,6 +25,12 @@ pub mod opcode {
     pub const TLBI_NSNH_ALL: u8 = 0x30;
     /// CMD_ATC_INV.
     pub const ATC_INV: u8 = 0x40;
+    /// CMD_PRI_RESP.
+    pub const PRI_RESP: u8 = 0x41;
+    /// CMD_RESUME.
+    pub const RESUME: u8 = 0x44;
+    /// CMD_STALL_TERM.
+    pub const STALL_TERM: u8 = 0x45;
     /// CMD_SYNC.
     pub const SYNC: u8 = 0x46;
 }
@@ -172,6 +178,79 @@ pub const fn atc_inv(stream: u32, substream: Option<u32>, address: u64, order: u
         opcode::ATC_INV as u64 | substream | field(stream as u64, 63, 32),
         address_field(address, 63, 12) | field(order as u64, 5, 0),
     ]
+}
+
+/// What CMD_PRI_RESP says (4.5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResponseCode {
+    /// 0b00: nothing works any more; the device disables its page-request interface.
+    ResponseFailure = 0b00,
+    /// 0b01: a page is not there or must not be used so.
+    InvalidRequest = 0b01,
+    /// 0b10: every page is there.
+    Success = 0b10,
+}
+
+/// CMD_PRI_RESP: answer page request group `index` of `stream` (4.5.2); only with SMMU_IDR0.PRI.
+/// With a substream, the response carries it as PASID.
+///
+/// ```text
+///  word 0  63        32 31          12  11   10   8 7      0
+///         | StreamID   | SubstreamID  | SSV | res. |  0x41  |
+///  word 1  63              14 13    12 11   9 8            0
+///         | reserved         |  Resp  | res. | PRGIndex     |
+/// ```
+pub const fn pri_resp(
+    stream: u32,
+    substream: Option<u32>,
+    index: u16,
+    code: ResponseCode,
+) -> Command {
+    let substream = match substream {
+        Some(substream) => 1 << 11 | field(substream as u64, 31, 12),
+        None => 0,
+    };
+    [
+        opcode::PRI_RESP as u64 | substream | field(stream as u64, 63, 32),
+        field(index as u64, 8, 0) | field(code as u64, 13, 12),
+    ]
+}
+
+/// What becomes of a stalled transaction: Ac in bit 0, Ab in bit 1 (4.7.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// It is translated anew.
+    Retry = 0b01,
+    /// It ends with an abort.
+    Abort = 0b10,
+}
+
+/// CMD_RESUME: go on with the transaction of `stream` that stalled under `tag` (4.7.1); only where
+/// stalls are supported.
+///
+/// ```text
+///  word 0  63        32 31..14  13   12   11   8 7      0
+///         | StreamID   | res. | Ab | Ac | res. |  0x44  |
+///  word 1  63                       16 15              0
+///         | reserved                  | STAG            |
+/// ```
+pub const fn resume(stream: u32, tag: u16, action: Resume) -> Command {
+    [
+        opcode::RESUME as u64 | field(action as u64, 13, 12) | field(stream as u64, 63, 32),
+        tag as u64,
+    ]
+}
+
+/// CMD_STALL_TERM: end every stalled transaction of `stream`, whose entry lets none through any more
+/// (4.7.2); only where stalls are supported.
+///
+/// ```text
+///  word 0  63        32 31                  8 7      0
+///         | StreamID   | reserved, SSec = 0  |  0x45  |
+///  word 1  reserved
+/// ```
+pub const fn stall_term(stream: u32) -> Command {
+    [opcode::STALL_TERM as u64 | field(stream as u64, 63, 32), 0]
 }
 
 /// CMD_SYNC without a completion signal (CS = SIG_NONE, 4.7.3): it is consumed when everything

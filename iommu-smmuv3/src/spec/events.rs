@@ -1,4 +1,5 @@
-//! Event records of the event queue (7.3). Each has 256 bits, as four little-endian words.
+//! Event records of the event queue (7.3), 256 bits as four little-endian words, and page request
+//! records of the PRI queue (chapter 8), 128 bits as two.
 
 use super::extract;
 
@@ -163,6 +164,24 @@ impl Event {
         self.number().has_access() && extract(self.0[1], 34, 34) == 1
     }
 
+    /// PnU: whether it was privileged.
+    pub const fn is_privileged(&self) -> bool {
+        self.number().has_access() && extract(self.0[1], 33, 33) == 1
+    }
+
+    /// STAG, if the transaction is stalled: Stall is 1 in a record that has it (7.3.12 to 7.3.16).
+    pub const fn stall_tag(&self) -> Option<u16> {
+        let can_stall = matches!(
+            self.number(),
+            Number::Translation | Number::AddressSize | Number::AccessFlag | Number::Permission
+        );
+        if can_stall && extract(self.0[1], 31, 31) == 1 {
+            Some(extract(self.0[1], 15, 0) as u16)
+        } else {
+            None
+        }
+    }
+
     /// The address that the device used, if the record has it.
     pub const fn address(&self) -> Option<u64> {
         if self.number().has_address() {
@@ -170,5 +189,70 @@ impl Event {
         } else {
             None
         }
+    }
+}
+
+/// Words in a page request record.
+pub const PAGE_REQUEST_WORDS: usize = 2;
+
+/// A raw page request record of the PRI queue (chapter 8).
+///
+/// ```text
+///  word 0  63   62   61 60 59 58  57..52 51          32 31        0
+///         | SSV |Last| W| R| X|Priv| res. | SubstreamID | StreamID  |
+///  word 1  63                        12 11    9 8               0
+///         | page address[63:12]        |  res. | PRGIndex         |
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageRequestRecord(pub [u64; PAGE_REQUEST_WORDS]);
+
+impl PageRequestRecord {
+    /// Whose request.
+    pub const fn stream(&self) -> u32 {
+        extract(self.0[0], 31, 0) as u32
+    }
+
+    /// The SubstreamID, if SSV says that there was one.
+    pub const fn substream(&self) -> Option<u32> {
+        if extract(self.0[0], 63, 63) == 1 {
+            Some(extract(self.0[0], 51, 32) as u32)
+        } else {
+            None
+        }
+    }
+
+    /// Whether it is the last of its group.
+    pub const fn is_last(&self) -> bool {
+        extract(self.0[0], 62, 62) == 1
+    }
+
+    /// Whether permission to write is asked for.
+    pub const fn write(&self) -> bool {
+        extract(self.0[0], 61, 61) == 1
+    }
+
+    /// Whether permission to read is asked for.
+    pub const fn read(&self) -> bool {
+        extract(self.0[0], 60, 60) == 1
+    }
+
+    /// Whether permission to execute is asked for.
+    pub const fn execute(&self) -> bool {
+        extract(self.0[0], 59, 59) == 1
+    }
+
+    /// Whether it is asked with privilege.
+    pub const fn is_privileged(&self) -> bool {
+        extract(self.0[0], 58, 58) == 1
+    }
+
+    /// PRGIndex.
+    pub const fn group_index(&self) -> u16 {
+        extract(self.0[1], 8, 0) as u16
+    }
+
+    /// The page's address.
+    pub const fn page(&self) -> u64 {
+        self.0[1] & !0xfff
     }
 }

@@ -1,6 +1,6 @@
 //! Registers of page 0 and page 1 (6.2, 6.3): byte offsets and fields.
 //!
-//! STRTAB_BASE, CMDQ_BASE and EVENTQ_BASE are 64 bits wide and written whole; all others are read
+//! STRTAB_BASE, CMDQ_BASE, EVENTQ_BASE and PRIQ_BASE are 64 bits wide and written whole; all others are read
 //! and written with 32 bits.
 
 use tock_registers::LocalRegisterCopy;
@@ -50,6 +50,12 @@ pub mod offset {
     pub const CMDQ_CONS: usize = 0x9c;
     /// SMMU_EVENTQ_BASE (6.3.29), 64 bits.
     pub const EVENTQ_BASE: usize = 0xa0;
+    /// SMMU_PRIQ_BASE (6.3.33), 64 bits; only with IDR0.PRI, as the next two.
+    pub const PRIQ_BASE: usize = 0xc0;
+    /// SMMU_PRIQ_PROD (6.3.97), in page 1.
+    pub const PRIQ_PROD: usize = 0x1_00c8;
+    /// SMMU_PRIQ_CONS (6.3.98), in page 1.
+    pub const PRIQ_CONS: usize = 0x1_00cc;
     /// SMMU_EVENTQ_PROD, in page 1; its alias in page 0 is optional.
     pub const EVENTQ_PROD: usize = 0x1_00a8;
     /// SMMU_EVENTQ_CONS, in page 1.
@@ -87,6 +93,8 @@ mod fields {
             ASID16 OFFSET(12) NUMBITS(1) [],
             /// Message-signalled interrupts.
             MSI OFFSET(13) NUMBITS(1) [],
+            /// PCIe page requests.
+            PRI OFFSET(16) NUMBITS(1) [],
             /// Endianness of translation tables.
             TTENDIAN OFFSET(21) NUMBITS(2) [
                 Mixed = 0b00,
@@ -108,14 +116,16 @@ mod fields {
         /// SMMU_IDR1: sizes.
         ///
         /// ```text
-        ///  31      30             29        28       27       26 25    21 20     16 15..11 10     6 5      0
-        /// |..|TABLES_PRESET|QUEUES_PRESET|REL|ATTR_TYPES_OVR|..| CMDQS | EVENTQS |  ..  |SSIDSIZE|SIDSIZE|
+        ///  31      30             29        28       27       26 25    21 20     16 15   11 10     6 5      0
+        /// |..|TABLES_PRESET|QUEUES_PRESET|REL|ATTR_TYPES_OVR|..| CMDQS | EVENTQS | PRIQS |SSIDSIZE|SIDSIZE|
         /// ```
         pub IDR1 [
             /// Width of a StreamID.
             SIDSIZE OFFSET(0) NUMBITS(6) [],
             /// Width of a SubstreamID.
             SSIDSIZE OFFSET(6) NUMBITS(5) [],
+            /// Largest log2 of the PRI queue's entries.
+            PRIQS OFFSET(11) NUMBITS(5) [],
             /// Largest log2 of the event queue's entries.
             EVENTQS OFFSET(16) NUMBITS(5) [],
             /// Largest log2 of the command queue's entries.
@@ -148,6 +158,8 @@ mod fields {
         pub CR0 [
             /// Translation.
             SMMUEN OFFSET(0) NUMBITS(1) [],
+            /// The PRI queue.
+            PRIQEN OFFSET(1) NUMBITS(1) [],
             /// The event queue.
             EVENTQEN OFFSET(2) NUMBITS(1) [],
             /// The command queue.
@@ -198,6 +210,8 @@ mod fields {
             CMDQ_ERR OFFSET(0) NUMBITS(1) [],
             /// An access to the event queue was aborted: events were lost.
             EVENTQ_ABT_ERR OFFSET(2) NUMBITS(1) [],
+            /// An access to the PRI queue was aborted: requests were lost.
+            PRIQ_ABT_ERR OFFSET(3) NUMBITS(1) [],
             /// The message of a CMD_SYNC was aborted.
             MSI_CMDQ_ABT_ERR OFFSET(4) NUMBITS(1) []
         ],
@@ -220,6 +234,13 @@ mod fields {
             /// Why the queue stopped (7.1).
             ERR OFFSET(24) NUMBITS(7) []
         ],
+        /// SMMU_PRIQ_PROD, and SMMU_PRIQ_CONS with OVACKFLG at bit 31.
+        pub PRIQ_PROD [
+            /// Write index and wrap flag.
+            WR OFFSET(0) NUMBITS(20) [],
+            /// Differs from OVACKFLG after requests were lost.
+            OVFLG OFFSET(31) NUMBITS(1) []
+        ],
         /// SMMU_EVENTQ_PROD, and SMMU_EVENTQ_CONS with OVACKFLG at bit 31.
         pub EVENTQ_PROD [
             /// Write index and wrap flag.
@@ -240,7 +261,8 @@ pub const fn strtab_base(address: u64) -> u64 {
     1 << 62 | super::address_field(address, 55, 6)
 }
 
-/// SMMU_CMDQ_BASE (bit 62: read-allocate) and SMMU_EVENTQ_BASE (bit 62: write-allocate): a queue
+/// SMMU_CMDQ_BASE (bit 62: read-allocate), SMMU_EVENTQ_BASE and SMMU_PRIQ_BASE (bit 62:
+/// write-allocate): a queue
 /// of 2^`log2_entries`, aligned to its size.
 ///
 /// ```text

@@ -61,6 +61,8 @@ pub struct StreamEntry {
     pub device_tlb: bool,
     /// Whether stalling must be forbidden: S1STALLD. Illegal unless STALL_MODEL is 0b00.
     pub forbid_stall: bool,
+    /// Whether the SMMU's own page responses carry a PASID: PPAR.
+    pub response_pasid: bool,
     /// Whether the incoming shareability must be asked for: SHCFG. Reserved unless ATTR_TYPES_OVR.
     pub use_incoming_shareability: bool,
 }
@@ -72,7 +74,7 @@ impl StreamEntry {
     ///  word 0  63      59 58  56 55                6 5     4 3      1  0
     ///         | S1CDMax  |  0   | S1ContextPtr[55:6] | S1Fmt | Config | V |
     ///  word 1  63..46 45   44 43..32 31  30 29  28    27     26..8 7   6 5   4 3   2 1   0
-    ///         |  0   | SHCFG |   0  | STRW | EATS | S1STALLD |  0  |S1CSH|S1COR|S1CIR|S1DSS|
+    ///         |  0   | SHCFG |   0  | STRW | EATS | S1STALLD |  0  |S1CSH|S1COR|S1CIR|S1DSS|   PPAR is bit 18
     ///  word 2  S2VMID = 0: the VMID of every invalidation this driver sends
     /// ```
     pub const fn words(&self) -> [u64; ENTRY_WORDS] {
@@ -89,6 +91,7 @@ impl StreamEntry {
             | field(self.cacheability.cache(), 3, 2)
             | field(self.cacheability.cache(), 5, 4)
             | field(self.cacheability.shareability(), 7, 6)
+            | field(self.response_pasid as u64, 18, 18)
             | field(self.forbid_stall as u64, 27, 27)
             | field(if self.device_tlb { FULL_ATS } else { 0 }, 29, 28)
             | field(
@@ -119,12 +122,15 @@ pub struct ContextDescriptor {
     pub asid: u16,
     /// How the SMMU reads the page table: IR0, OR0, SH0.
     pub cacheability: Cacheability,
+    /// Whether a faulting transaction stalls: S. Illegal if the stream table entry forbids it.
+    pub stall: bool,
 }
 
 impl ContextDescriptor {
     /// The descriptor's words; all that are not listed are zero.
     ///
-    /// A, R and S are 1, 1, 0: a faulting transaction ends with an abort and an event (5.5). ASET
+    /// A and R are 1: a faulting transaction ends with an abort and an event (5.5), unless S lets it
+    /// stall. ASET
     /// is 1: the ASID is not the CPU's, so that the CPU's broadcasts need not reach it. HA and HD
     /// stay 0: the CPU's kernel sets access and dirty flags. TTB1 is off.
     ///
@@ -146,6 +152,7 @@ impl ContextDescriptor {
             | CD_VALID
             | field(self.physical_size.encoding(), 34, 32)
             | 1 << 41
+            | if self.stall { CD_STALL } else { 0 }
             | CD_RECORD
             | 1 << 46
             | 1 << 47
@@ -158,15 +165,17 @@ impl ContextDescriptor {
 const CD_EPD0: u64 = 1 << 14;
 const CD_RECORD: u64 = 1 << 45;
 const CD_ASID: u64 = 0xffff << 48;
+/// The S bit in word 0 of a context descriptor.
+const CD_STALL: u64 = 1 << 44;
 
 /// Word 0 of a valid context descriptor, changed so that every request fails and nothing is
-/// recorded: EPD0 = 1, R = 0 and ASID 0. Only this word decides, so a single store blocks the
+/// recorded, and none stalls: EPD0 = 1, R = 0, S = 0 and ASID 0. Only this word decides, so a single store blocks the
 /// context.
 ///
 /// EPD0 disables walks, not the TLB (5.4.1.1), which other devices may go on filling under the
 /// address space's own ASID. Under ASID 0, which no address space has, nothing is ever filled.
 pub const fn blocked(word_0: u64) -> u64 {
-    (word_0 | CD_EPD0) & !(CD_RECORD | CD_ASID)
+    (word_0 | CD_EPD0) & !(CD_RECORD | CD_STALL | CD_ASID)
 }
 
 /// A width of physical addresses, as CD.IPS and SMMU_IDR5.OAS encode it.

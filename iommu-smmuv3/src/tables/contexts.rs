@@ -55,7 +55,8 @@ impl<P: Platform> ContextTable<P> {
     }
 }
 
-/// The context descriptor that shares `table` under `tag`, if the SMMU can walk it.
+/// The context descriptor that shares `table` under `tag`, if the SMMU can walk it; its faults end
+/// the transaction.
 pub fn describe(
     table: &PageTable,
     tag: Tag,
@@ -95,6 +96,7 @@ pub fn describe(
         memory_attributes,
         asid: tag.0 as u16,
         cacheability: capabilities.cacheability(),
+        stall: false,
     })
 }
 

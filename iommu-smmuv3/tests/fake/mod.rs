@@ -77,6 +77,13 @@ pub struct State {
     pub silent_device: Option<u32>,
     /// A CMD_ATC_INV went to it since the last CMD_SYNC.
     lost: bool,
+    pub priq_base: u64,
+    pub priq_prod: u32,
+    pub priq_cons: u32,
+    /// Page requests on their way, which the next CMD_ATC_INV pushes into the queue.
+    pub in_flight: Vec<[u64; 2]>,
+    /// Page requests that the SMMU answered, as it could not record them.
+    pub auto_responses: usize,
     /// Every value written to CR0.
     pub cr0_history: Vec<u32>,
     /// Register reads since the test last looked.
@@ -91,6 +98,7 @@ pub struct Smmu {
 }
 
 pub const SMMUEN: u32 = 1;
+pub const PRIQEN: u32 = 1 << 1;
 pub const EVENTQEN: u32 = 1 << 2;
 pub const CMDQEN: u32 = 1 << 3;
 pub const ATSCHK: u32 = 1 << 4;
@@ -185,6 +193,11 @@ impl Machine {
         core::array::from_fn(|word| self.memory.load(PhysicalAddress(address + word as u64 * 8)))
     }
 
+    /// Takes a page request as the hardware does.
+    pub fn page_request(&self, record: [u64; 2]) {
+        self.smmu.page_request(&mut self.smmu.state(), record);
+    }
+
     /// Records an event as the hardware does.
     pub fn record(&self, event: [u64; 4]) {
         let mut state = self.smmu.state();
@@ -228,12 +241,13 @@ impl FakeRegisters for Smmu {
             0x9c => state.cmdq_cons,
             0x1_00a8 => state.eventq_prod,
             0x1_00ac => state.eventq_cons,
+            0x1_00c8 => state.priq_prod,
             _ => panic!("read of {offset:#x}"),
         })
     }
 
     fn write(&self, offset: usize, width: usize, value: u64) {
-        let wide = [0x80, 0x90, 0xa0].contains(&offset);
+        let wide = [0x80, 0x90, 0xa0, 0xc0].contains(&offset);
         assert_eq!(
             width,
             if wide { 8 } else { 4 },
@@ -306,6 +320,19 @@ impl FakeRegisters for Smmu {
                 state.eventq_prod = word;
             }
             0x1_00ac => state.eventq_cons = word,
+            0xc0 => {
+                only_while(PRIQEN);
+                assert!(
+                    value & 0x1f <= u64::from(self.identity.idr1 >> 11 & 0x1f),
+                    "PRIQS"
+                );
+                state.priq_base = value;
+            }
+            0x1_00c8 => {
+                only_while(PRIQEN);
+                state.priq_prod = word;
+            }
+            0x1_00cc => state.priq_cons = word,
             _ => panic!("write of {value:#x} to {offset:#x}"),
         }
     }
@@ -318,7 +345,9 @@ impl Smmu {
     }
 
     fn write_cr0(&self, state: &mut State, value: u32) {
-        assert_eq!(value & !0x1d, 0, "reserved bits or PRIQEN of CR0");
+        assert_eq!(value & !0x1f, 0, "reserved bits of CR0");
+        let pri = self.identity.idr0 & 1 << 16 != 0;
+        assert!(value & PRIQEN == 0 || pri, "PRIQEN without PRI");
         assert!(
             value & ATSCHK == 0 || self.identity.idr0 & 1 << 10 != 0,
             "ATSCHK without ATS"
@@ -331,6 +360,30 @@ impl Smmu {
         if *self.trouble.lock().unwrap() != Trouble::Cr0Stuck(value) {
             state.cr0ack = value;
         }
+    }
+
+    /// 8.1: an overflow discards, and answers the last request of a group.
+    fn page_request(&self, state: &mut State, record: [u64; 2]) {
+        let log2 = state.priq_base & 0x1f;
+        let mask = (2u32 << log2) - 1;
+        let full = (state.priq_prod.wrapping_sub(state.priq_cons)) & mask == 1 << log2;
+        let overflowed = |state: &State| (state.priq_prod ^ state.priq_cons) >> 31 != 0;
+        if full && !overflowed(state) {
+            state.priq_prod ^= 1 << 31;
+        }
+        let aborted = (state.gerror ^ state.gerrorn) >> 3 & 1 != 0;
+        if overflowed(state) || aborted || state.cr0 & PRIQEN == 0 {
+            let is_stop_marker = record[0] >> 60 & 0b111 == 0b100 && record[0] >> 63 == 1;
+            state.auto_responses += usize::from(record[0] >> 62 & 1 == 1 && !is_stop_marker);
+            return;
+        }
+        let slot = u64::from(state.priq_prod) & ((1 << log2) - 1);
+        let base = state.priq_base & 0x00ff_ffff_ffff_ffe0;
+        for (word, value) in record.into_iter().enumerate() {
+            let address = base + slot * 16 + word as u64 * 8;
+            self.memory.store(PhysicalAddress(address), value);
+        }
+        state.priq_prod = (state.priq_prod + 1) & mask | state.priq_prod & 1 << 31;
     }
 
     fn write_gbpa(&self, state: &mut State, value: u32) {
@@ -373,6 +426,11 @@ impl Smmu {
                 _ => u32::from(!self.execute(low, high)),
             };
             state.lost |= low as u8 == 0x40 && state.silent_device == Some((low >> 32) as u32);
+            if low as u8 == 0x40 {
+                for record in core::mem::take(&mut state.in_flight) {
+                    self.page_request(state, record);
+                }
+            }
             if error != 0 {
                 state.cmdq_cons = state.cmdq_cons & 0xf_ffff | error << 24;
                 state.gerror ^= 1;
@@ -380,6 +438,11 @@ impl Smmu {
             }
             state.cmdq_cons = (state.cmdq_cons + 1) & index_and_wrap;
         }
+    }
+
+    /// STALL_MODEL is not 0b01.
+    fn stalls(&self) -> bool {
+        self.identity.idr0 >> 24 & 3 != 1
     }
 
     /// Whether the command is legal on this SMMU; does what a CMD_SYNC says.
@@ -418,6 +481,13 @@ impl Smmu {
                     has(10) && substream && aligned && high & 0x3f <= 52,
                 )
             }
+            0x41 => {
+                let substream = low & 1 << 11 != 0 || low & 0xffff_f000 == 0;
+                let legal = has(16) && substream && high >> 12 != 3;
+                (0xffff_ffff_ffff_f800, 0x31ff, legal)
+            }
+            0x44 => (0xffff_ffff_0000_3000, 0xffff, self.stalls()),
+            0x45 => (0xffff_ffff_0000_0000, 0, self.stalls()),
             0x46 => match low >> 12 & 3 {
                 0 => (0, 0, true),
                 1 => {
