@@ -92,9 +92,9 @@ impl State {
         true
     }
 
-    /// Whether everything fetched is complete and nothing is left to be fetched.
-    pub(super) fn queue_is_idle(&self) -> bool {
-        self.queue.pending.is_empty() && self.registers.iqh == self.registers.iqt
+    /// Whether something was fetched that is not complete.
+    pub(super) fn has_pending_descriptors(&self) -> bool {
+        !self.queue.pending.is_empty()
     }
 
     fn may_fetch(&self) -> bool {
@@ -102,6 +102,7 @@ impl State {
         let fenced =
             |pending: &Pending| matches!(pending.command, Command::Wait { fence, .. } if fence);
         registers.status & GSTS_QUEUE != 0
+            && !registers.queue_goes_off()
             && registers.fault_status & (FSTS_IQE | FSTS_ITE) == 0
             && registers.iqh != registers.iqt
             && !self.queue.needs_doorbell

@@ -169,6 +169,13 @@ impl Registers {
         self.status & TRANSLATION != 0
     }
 
+    /// Whether the command that comes next turns the queue off.
+    pub fn queue_goes_off(&self) -> bool {
+        let next = self.handshakes.front();
+        matches!(next, Some(&Handshake::Global(changes, value))
+            if changes & !value & GSTS_QUEUE != 0)
+    }
+
     fn fault_status(&self) -> u32 {
         let pending = self.records.iter().any(|record| record[1] >> 63 != 0);
         if pending {
@@ -402,9 +409,8 @@ impl State {
         };
         match handshake {
             Handshake::Global(changes, value) => {
-                let off = changes & !value;
-                // The queue goes off when it is empty and nothing is under way.
-                if off & GSTS_QUEUE != 0 && !self.queue_is_idle() {
+                // What was fetched is completed first; what was not is never looked at.
+                if self.registers.queue_goes_off() && self.has_pending_descriptors() {
                     return false;
                 }
                 self.finish_global(changes, value);
