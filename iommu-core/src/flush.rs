@@ -13,8 +13,9 @@ use crate::invalidation_set::{Group, InvalidationSet};
 use crate::iommu::{Iommu, Ticket};
 use crate::operation::{Invalidation, Levels, Target};
 use crate::planted::{self, Fault};
+use crate::primitive::{Ordering, fence};
 use alloc::sync::Arc;
-use core::sync::atomic::{Ordering, fence};
+use core_notifier::Mode;
 
 /// How many IOMMUs are under way at a time. With more, each round of this many is waited for before
 /// the next; no heap is needed.
@@ -55,7 +56,11 @@ pub(crate) struct Failed<'a> {
 /// a context that may wait for the tables' lock. A flush of everything after that proves all that
 /// failed before. Finding such a device takes the hardware's own time limit once; where the hardware
 /// does not say which device of a list it was, once for the list and twice for each silent device.
-pub fn flush(set: &InvalidationSet, range: Range, levels: Levels) -> Result<(), QueueError> {
+pub fn flush<M: Mode>(
+    set: &InvalidationSet<M>,
+    range: Range,
+    levels: Levels,
+) -> Result<(), QueueError> {
     let mut result = Ok(());
     flush_each(set, range, levels, &mut |failed| {
         result = result.and(Err(failed.error));
@@ -64,8 +69,8 @@ pub fn flush(set: &InvalidationSet, range: Range, levels: Levels) -> Result<(), 
 }
 
 /// As [`flush`], with every failure told, of each IOMMU and each device.
-pub(crate) fn flush_each(
-    set: &InvalidationSet,
+pub(crate) fn flush_each<M: Mode>(
+    set: &InvalidationSet<M>,
     range: Range,
     levels: Levels,
     tell: &mut dyn FnMut(Failed<'_>),
@@ -76,7 +81,9 @@ pub(crate) fn flush_each(
     let (range, levels) = spoil(range, levels);
     // Pairs with the publication of the set before a device is programmed: either this flush sees
     // the device's targets, or the device's first walk sees the page table as it is now.
-    fence(Ordering::SeqCst);
+    if !planted::is(Fault::FlushUnfenced) {
+        fence(Ordering::SeqCst);
+    }
     let Some(groups) = set.read() else {
         return;
     };

@@ -6,6 +6,9 @@
 //! array is harmless either way: it began after the page table changed, so the hardware that it
 //! does not know of walks the changed table ([`flush`](crate::flush) has the fence that this needs).
 
+#[cfg(all(test, loom))]
+mod loom;
+
 use crate::ids::{DeviceId, Pasid, Tag};
 use crate::iommu::Iommu;
 use crate::operation::Target;
@@ -13,7 +16,8 @@ use crate::planted::{self, Fault};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core_notifier::{Published, Reader, Retired, Srcu};
+use core::mem;
+use core_notifier::{Fenced, Mode, Published, Reader, Retired, Srcu};
 use spin::Mutex;
 
 /// All targets of one IOMMU.
@@ -103,19 +107,27 @@ impl Attachment {
 /// Dropping it waits until no flush uses it any more, so it is dropped where waiting is allowed and
 /// outside every lock that a notifier takes.
 #[must_use = "dropping it waits for the flushes under way; do so outside of locks"]
-pub struct Replaced {
-    _groups: Option<Retired<Vec<Group>>>,
+pub struct Replaced<M: Mode = Fenced> {
+    groups: Option<Retired<Vec<Group>, M>>,
+}
+
+impl<M: Mode> Drop for Replaced<M> {
+    fn drop(&mut self) {
+        if planted::is(Fault::ReplacedNotAwaited) {
+            mem::forget(self.groups.take());
+        }
+    }
 }
 
 /// The set of one address space.
-pub struct InvalidationSet {
-    published: Published<Vec<Group>>,
+pub struct InvalidationSet<M: Mode = Fenced> {
+    published: Published<Vec<Group>, M>,
     changes: Mutex<Vec<Group>>,
 }
 
-impl InvalidationSet {
+impl<M: Mode> InvalidationSet<M> {
     /// An empty set whose readers enter `srcu`.
-    pub fn new(srcu: Arc<Srcu>) -> Self {
+    pub fn new(srcu: Arc<Srcu<M>>) -> Self {
         Self {
             published: Published::new(srcu),
             changes: Mutex::new(Vec::new()),
@@ -123,12 +135,12 @@ impl InvalidationSet {
     }
 
     /// The groups, one for each IOMMU; `None` if there are none. Takes no lock.
-    pub fn read(&self) -> Option<Reader<'_, Vec<Group>>> {
+    pub fn read(&self) -> Option<Reader<'_, Vec<Group>, M>> {
         self.published.read()
     }
 
     /// Adds the targets of one attachment; one that is there already gets one more user.
-    pub fn add(&self, iommu: &Arc<dyn Iommu>, attachment: Attachment) -> Replaced {
+    pub fn add(&self, iommu: &Arc<dyn Iommu>, attachment: Attachment) -> Replaced<M> {
         let mut groups = self.changes.lock();
         let at = groups
             .iter()
@@ -152,7 +164,7 @@ impl InvalidationSet {
     }
 
     /// Takes away what [`add`](Self::add) added.
-    pub fn remove(&self, iommu: &Arc<dyn Iommu>, attachment: Attachment) -> Replaced {
+    pub fn remove(&self, iommu: &Arc<dyn Iommu>, attachment: Attachment) -> Replaced<M> {
         let mut groups = self.changes.lock();
         if let Some(group) = groups.iter_mut().find(|group| group.is_of(iommu)) {
             for target in attachment.targets(&**iommu) {
@@ -171,10 +183,10 @@ impl InvalidationSet {
         self.publish(&groups)
     }
 
-    fn publish(&self, groups: &[Group]) -> Replaced {
+    fn publish(&self, groups: &[Group]) -> Replaced<M> {
         let value = (!groups.is_empty()).then(|| Box::new(groups.to_vec()));
         Replaced {
-            _groups: self.published.replace(value),
+            groups: self.published.replace(value),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! What all IOMMUs share: the mistakes that can be planted in it, and the tests that notice each.
 
 core_notifier::planted_faults! {
+    /// A flush begins without a fence.
+    FlushUnfenced => loom "lib" "invalidation_set::loom::a_flush_against_attach";
     /// A flush of everything is taken for one of nothing.
     EverythingTakenForNothing => real "lib" "everything_is_not_nothing";
     /// A flush leaves out the last page of a range.
@@ -28,7 +30,7 @@ core_notifier::planted_faults! {
     /// A device's targets leave the set before the hardware is blocked.
     SetChangedBeforeDetach => real "lib" "notifications_reach_a_device_until_it_is_detached";
     /// The replaced set is not waited for.
-    ReplacedNotAwaited => real "lib" "unbind_waits_for_the_notifications";
+    ReplacedNotAwaited => loom "lib" "invalidation_set::loom::a_flush_against_detach";
     /// A target that two attachments share leaves the set with the first of them.
     SharedTargetRemoved => real "lib" "a_shared_target_stays";
     /// The set has no device TLBs.

@@ -13,7 +13,6 @@ use crate::page_table::PageTable;
 use crate::planted::{self, Fault};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::mem;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core_notifier::{Notifier, NotifierKind, Srcu};
 use spin::Mutex;
@@ -266,11 +265,7 @@ impl Domain {
         drop(state);
         // Waits for the flushes under way: after that nothing is sent to the device any more, and
         // nothing is invalidated under a tag that somebody else may get.
-        if planted::is(Fault::ReplacedNotAwaited) {
-            mem::forget(removed);
-        } else {
-            drop(removed);
-        }
+        drop(removed);
         if last {
             iommu.free_tag(attachment.tag);
         }
