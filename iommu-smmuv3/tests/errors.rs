@@ -89,3 +89,48 @@ fn a_completion_that_comes_late_is_seen() {
     machine.trouble(Trouble::Late);
     unit.wait(post(&unit, &TARGETS)).unwrap();
 }
+
+/// What becomes of `count` lists of four commands, a CMD_SYNC within and one behind them, if the queue
+/// stops in front of the commands with these numbers.
+fn with_illegal(at: &[usize], count: usize) -> Vec<Result<(), QueueError>> {
+    let (machine, unit) = probe();
+    machine.smmu.state().illegal_at = at.into();
+    let [iotlb, device_tlb] = TARGETS;
+    let targets = [iotlb, iotlb, device_tlb, device_tlb];
+    let posted: Vec<_> = (0..count).map(|_| post(&unit, &targets)).collect();
+    let wait = |ticket| unit.wait(ticket).map(drop);
+    posted.into_iter().map(wait).collect()
+}
+
+#[test]
+fn an_illegal_command_at_any_place_fails_its_own_list() {
+    // Probe takes 5 slots.
+    for place in [0, 1, 3, 4] {
+        let slot = 5 + place;
+        let error = Err(QueueError::IllegalCommand { slot });
+        assert_eq!(with_illegal(&[place], 2), [error, Ok(())]);
+    }
+    // A refused sync of the ring's own cannot be helped.
+    for place in [2, 5] {
+        let slot = 5 + place;
+        let error = Err(QueueError::IllegalCommand { slot });
+        assert_eq!(with_illegal(&[place], 2), [error, error]);
+    }
+}
+
+#[test]
+fn each_of_two_submitters_has_its_own_error() {
+    let error = |slot| Err(QueueError::IllegalCommand { slot });
+    let results = with_illegal(&[1, 10], 3);
+    assert_eq!(results, [error(6), error(15), Ok(())]);
+}
+
+#[test]
+fn a_queue_that_cannot_be_read_is_told_to_everybody() {
+    let (machine, unit) = probe();
+    machine.trouble(Trouble::CommandFails(TLBI, 2));
+    for ticket in [post(&unit, &TARGETS), post(&unit, &TARGETS)] {
+        let result = unit.wait(ticket).map(drop);
+        assert_eq!(result, Err(QueueError::MemoryFault));
+    }
+}

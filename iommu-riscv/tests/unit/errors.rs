@@ -119,3 +119,34 @@ fn a_completion_that_comes_late_is_seen() {
     bench.fake.state().late = true;
     unit.wait(post(&unit, &[IOTLB])).unwrap();
 }
+
+/// What becomes of `count` lists of three commands and an IOFENCE.C each, if the queue stops in front of
+/// the commands with these numbers.
+fn with_illegal(at: &[usize], count: usize) -> Vec<Result<(), QueueError>> {
+    let bench = Bench::new(CAPABILITIES);
+    let unit = bench.unit();
+    bench.fake.state().illegal_at = at.into();
+    let posted: Vec<_> = (0..count).map(|_| post(&unit, &[IOTLB; 3])).collect();
+    let wait = |ticket| unit.wait(ticket).map(drop);
+    posted.into_iter().map(wait).collect()
+}
+
+#[test]
+fn an_illegal_command_at_any_place_fails_its_own_list() {
+    // Probe takes 4 slots.
+    for place in 0..3 {
+        let slot = 4 + place;
+        let error = Err(QueueError::IllegalCommand { slot });
+        assert_eq!(with_illegal(&[place], 2), [error, Ok(())]);
+    }
+    // A refused fence of the ring's own cannot be helped.
+    let error = Err(QueueError::IllegalCommand { slot: 7 });
+    assert_eq!(with_illegal(&[3], 2), [error, error]);
+}
+
+#[test]
+fn each_of_two_submitters_has_its_own_error() {
+    let error = |slot| Err(QueueError::IllegalCommand { slot });
+    let results = with_illegal(&[1, 6], 3);
+    assert_eq!(results, [error(5), error(10), Ok(())]);
+}

@@ -68,6 +68,8 @@ pub struct State {
     pub stuck: Option<usize>,
     /// This register never turns on.
     pub dead: Option<usize>,
+    /// The queue stops in front of the commands with these numbers, counted from now on.
+    pub illegal_at: Vec<usize>,
     /// The device TLB of this device never answers.
     pub silent_device: Option<u32>,
     /// An ATS.INVAL went to it since the last IOFENCE.C.
@@ -220,10 +222,16 @@ impl Fake {
         {
             let address = ((state.cqb & PPN) << 2) + u64::from(state.cqh) * 16;
             let command = [self.word(address), self.word(address + 8)];
+            if state.illegal_at.first() == Some(&0) {
+                state.illegal_at.remove(0);
+                state.cqcsr |= 1 << 10;
+                return;
+            }
             if let Err(bit) = self.run_command(state, command) {
                 state.cqcsr |= bit;
                 return;
             }
+            state.illegal_at.iter_mut().for_each(|left| *left -= 1);
             state.cqh = (state.cqh + 1) % size;
         }
     }
@@ -580,6 +588,7 @@ impl Bench {
             pending: BTreeMap::new(),
             stuck: None,
             dead: None,
+            illegal_at: Vec::new(),
             silent_device: None,
             lost: false,
             late: false,

@@ -73,6 +73,8 @@ pub struct State {
     pub eventq_base: u64,
     pub eventq_prod: u32,
     pub eventq_cons: u32,
+    /// The queue stops in front of the commands with these numbers, counted from now on.
+    pub illegal_at: Vec<usize>,
     /// The device TLB of this StreamID never answers.
     pub silent_device: Option<u32>,
     /// A CMD_ATC_INV went to it since the last CMD_SYNC.
@@ -417,7 +419,12 @@ impl Smmu {
             let slot = u64::from(state.cmdq_cons) & ((1 << log2) - 1);
             let [low, high] =
                 [0, 8].map(|at| self.memory.load(PhysicalAddress(base + slot * 16 + at)));
+            let is_illegal = state.illegal_at.first() == Some(&0);
+            if is_illegal {
+                state.illegal_at.remove(0);
+            }
             let error = match trouble {
+                _ if is_illegal => 1,
                 Trouble::CommandFails(opcode, code) if opcode == low as u8 => {
                     *self.trouble.lock().unwrap() = Trouble::None;
                     code
@@ -436,6 +443,7 @@ impl Smmu {
                 state.gerror ^= 1;
                 return;
             }
+            state.illegal_at.iter_mut().for_each(|left| *left -= 1);
             state.cmdq_cons = (state.cmdq_cons + 1) & index_and_wrap;
         }
     }

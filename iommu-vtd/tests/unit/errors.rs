@@ -86,3 +86,51 @@ fn a_completion_that_comes_late_is_seen() {
     let ticket = post(&rig, &[iotlb()]).unwrap();
     rig.unit.wait(ticket).unwrap();
 }
+
+/// What becomes of `count` lists of four commands, a fence and a sync each, if the queue stops in front of
+/// the descriptors with these numbers.
+fn with_illegal(at: &[usize], count: usize) -> Vec<Result<(), QueueError>> {
+    let rig = Rig::plain().attached(WITH_TLB, pasid(9));
+    rig.hardware(|state| state.reject_at = at.into());
+    let targets = [iotlb(), iotlb(), device_tlb(), device_tlb()];
+    let posted: Vec<_> = (0..count).map(|_| post(&rig, &targets).unwrap()).collect();
+    let wait = |ticket| rig.unit.wait(ticket).map(drop);
+    posted.into_iter().map(wait).collect()
+}
+
+#[test]
+fn an_illegal_command_at_any_place_fails_its_own_list() {
+    for place in [0, 1, 3, 4] {
+        let results = with_illegal(&[place], 2);
+        let slot = place;
+        assert_eq!(results, [Err(QueueError::IllegalCommand { slot }), Ok(())]);
+    }
+    // A refused sync of the ring's own cannot be helped.
+    for place in [2, 5] {
+        let error = Err(QueueError::IllegalCommand { slot: place });
+        assert_eq!(with_illegal(&[place], 2), [error, error]);
+    }
+}
+
+#[test]
+fn each_of_two_submitters_has_its_own_error() {
+    let error = |slot| Err(QueueError::IllegalCommand { slot });
+    // The command that was refused is replaced by a fence and counts again.
+    assert_eq!(with_illegal(&[1, 10], 3), [error(1), error(10), Ok(())]);
+}
+
+#[test]
+fn a_queue_that_cannot_be_read_is_told_to_everybody() {
+    let rig = Rig::plain().attached(WITH_TLB, pasid(9));
+    rig.hardware(|state| (state.reject_next, state.iqercd) = (true, 2));
+    let tickets = [
+        post(&rig, &[iotlb()]).unwrap(),
+        post(&rig, &[iotlb()]).unwrap(),
+    ];
+    for ticket in tickets {
+        let result = rig.unit.wait(ticket).map(drop);
+        assert_eq!(result, Err(QueueError::MemoryFault));
+    }
+    let later = post(&rig, &[iotlb()]).map(drop);
+    assert_eq!(later, Err(QueueError::MemoryFault));
+}

@@ -42,6 +42,8 @@ pub struct State {
     pub late: bool,
     /// The queue stops at the next descriptor.
     pub reject_next: bool,
+    /// The queue stops at the descriptors with these numbers, counted from now on, in front of each.
+    pub reject_at: Vec<usize>,
     /// The next device TLB that is to be invalidated does not answer: the waits behind it that were
     /// read are dropped, and the queue stops (6.5.2.10).
     pub lose_answer: bool,
@@ -193,7 +195,11 @@ impl State {
         while self.gsts & QIE != 0 && self.fsts & (IQE | ITE) == 0 && self.iqh != self.iqt {
             let word = |index: u64| memory.load(PhysicalAddress(base + self.iqh + 8 * index));
             let words = [word(0), word(1), word(2), word(3)];
-            if core::mem::take(&mut self.reject_next) || !is_legal(words) {
+            let rejected = self.reject_at.first() == Some(&0);
+            if rejected {
+                self.reject_at.remove(0);
+            }
+            if core::mem::take(&mut self.reject_next) || rejected || !is_legal(words) {
                 self.fsts |= IQE;
                 return;
             }
@@ -211,6 +217,7 @@ impl State {
                 lost = true;
                 self.iqercd = if named { silent << 32 } else { 0 };
             }
+            self.reject_at.iter_mut().for_each(|left| *left -= 1);
             self.last_was_wait = words[0] & 0xf == 5;
             if words[0] & 0x8f == 0x85 {
                 assert!(self.ecap >> 42 & 1 != 0, "PD without PDS");
