@@ -4,6 +4,7 @@
 extern crate alloc;
 
 mod bring_up;
+mod dma;
 mod errors;
 mod invalidation;
 mod scene;

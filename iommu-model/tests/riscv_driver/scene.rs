@@ -33,6 +33,9 @@ pub const WRITABLE: u64 = 0xd7;
 pub const READ_ONLY: u64 = 0xd3;
 pub const ADDRESS: u64 = 0x12_3456_7000;
 
+/// The driver under test.
+pub type Driver = Unit<ModelPlatform>;
+
 /// A machine with one IOMMU and one device.
 pub struct Scene {
     pub machine: Arc<Machine>,
@@ -62,22 +65,28 @@ impl Scene {
         }
     }
 
-    pub fn try_driver(&self, config: Config) -> Result<Unit<ModelPlatform>, ProbeError> {
+    pub fn try_driver(&self, config: Config) -> Result<Driver, ProbeError> {
         let recorder = Arc::new(Recorder::default());
         let parts = ModelPlatform::parts(&self.machine, &self.iommu, &recorder);
         Unit::probe_with(parts, config)
     }
 
-    pub fn driver(&self) -> Unit<ModelPlatform> {
+    pub fn driver(&self) -> Driver {
         self.try_driver(Config::default()).unwrap()
     }
 
+    /// A device with a TLB.
     pub fn device(&self, answers: Answers) -> Arc<Device> {
-        let configuration = device::Configuration {
+        self.device_with(|configuration| configuration.answers = answers)
+    }
+
+    /// A device with a TLB, changed.
+    pub fn device_with(&self, change: impl FnOnce(&mut device::Configuration)) -> Arc<Device> {
+        let mut configuration = device::Configuration {
             device_tlb: true,
-            answers,
             ..device::Configuration::new(DEVICE.0)
         };
+        change(&mut configuration);
         let history = Arc::new(History::default());
         Device::new(&self.machine, &self.iommu, &history, configuration)
     }
@@ -182,7 +191,7 @@ pub fn page(address: u64) -> Range {
 }
 
 pub fn invalidate(
-    unit: &Unit<ModelPlatform>,
+    unit: &Driver,
     targets: &[Target],
     range: Range,
     levels: Levels,
