@@ -228,6 +228,7 @@ impl State {
             self.stop(CMD_TO);
             return true;
         }
+        // What is posted may be either, so one bit alone promises nothing of it.
         if fence.reads && fence.writes {
             self.drain();
         }

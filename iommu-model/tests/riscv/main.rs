@@ -7,6 +7,7 @@ mod caches;
 mod commands;
 mod directories;
 mod events;
+mod garbage;
 mod reference;
 mod registers;
 mod stages;
