@@ -20,6 +20,8 @@ mod commands;
 mod configuration;
 mod entries;
 mod events;
+#[cfg(test)]
+mod golden;
 mod page_requests;
 mod queues;
 mod registers;
