@@ -129,21 +129,56 @@ fn round(
         if planted::is(Fault::CompletionNotAwaited) {
             continue;
         }
-        let Some(posted) = ticket else {
-            continue;
-        };
-        let (iommu, invalidation) = (&group.iommu, invalidation(group));
-        match finish(iommu, &invalidation, posted) {
-            Ok(()) => {}
-            Err(QueueError::DeviceTimeout { device }) => {
-                serve_others(iommu, &invalidation, device, tell);
-            }
-            Err(error) => tell(Failed {
-                iommu,
-                error,
-                is_news: true,
-            }),
+        if let Some(posted) = ticket {
+            complete(&group.iommu, &invalidation(group), posted, tell);
         }
+    }
+}
+
+/// Waits for a list, and does what else it takes until each of its caches is served or told of.
+fn complete(
+    iommu: &Arc<dyn Iommu>,
+    invalidation: &Invalidation<'_>,
+    posted: Result<Ticket, QueueError>,
+    tell: &mut dyn FnMut(Failed<'_>),
+) {
+    match finish(iommu, invalidation, posted) {
+        Ok(()) => {}
+        Err(QueueError::DeviceTimeout { device }) => {
+            serve_others(iommu, invalidation, device, tell);
+        }
+        Err(QueueError::ListTooLong { .. }) if invalidation.targets.len() > 1 => {
+            serve_in_parts(iommu, invalidation, tell);
+        }
+        Err(error) => tell(Failed {
+            iommu,
+            error,
+            is_news: true,
+        }),
+    }
+}
+
+/// Two lists, one after the other, in place of one that the queue cannot hold: the IOTLBs before the
+/// device TLBs, or half of one kind before the other half.
+fn serve_in_parts(
+    iommu: &Arc<dyn Iommu>,
+    invalidation: &Invalidation<'_>,
+    tell: &mut dyn FnMut(Failed<'_>),
+) {
+    let targets = invalidation.targets;
+    let iotlbs = targets.partition_point(|target| !target.is_device_tlb());
+    let at = match iotlbs {
+        0 => targets.len() / 2,
+        all if all == targets.len() => targets.len() / 2,
+        some => some,
+    };
+    let (first, second) = targets.split_at(at);
+    for targets in [first, second] {
+        let part = Invalidation {
+            targets,
+            ..*invalidation
+        };
+        complete(iommu, &part, iommu.submit(&part), tell);
     }
 }
 
@@ -206,9 +241,12 @@ fn serve_others(
     }
 }
 
-/// One device's targets, or the IOTLBs. An error that names nobody may still be another's, whose list
+/// One device's targets, or the IOTLBs, until they are served. An error that names nobody may still be another's, whose list
 /// went by at the same time; only if it comes again it is this device's.
-fn serve_alone(iommu: &Arc<dyn Iommu>, invalidation: &Invalidation<'_>) -> Result<(), QueueError> {
+pub(crate) fn serve_alone(
+    iommu: &Arc<dyn Iommu>,
+    invalidation: &Invalidation<'_>,
+) -> Result<(), QueueError> {
     for _ in 0..ALONE {
         match finish(iommu, invalidation, iommu.submit(invalidation)) {
             Err(QueueError::DeviceTimeout { device: None }) => {}

@@ -27,6 +27,8 @@ core_notifier::planted_faults! {
     FailureNotReported => real "lib" "a_failed_invalidation_is_told an_error_of_its_own";
     /// The set of an address space is changed after the device was programmed.
     SetChangedAfterAttach => real "lib" "notifications_reach_a_device";
+    /// A device that comes to an IOTLB which others fill keeps what it took out of it meanwhile.
+    SharedEntriesTrusted => real "lib" "a_device_that_joins_others";
     /// A device's targets leave the set before the hardware is blocked.
     SetChangedBeforeDetach => real "lib" "notifications_reach_a_device_until_it_is_detached";
     /// The replaced set is not waited for.

@@ -3,11 +3,11 @@
 use super::{BindError, UnbindError};
 use crate::Range;
 use crate::error::{AttachError, QueueError};
-use crate::flush::{Failed, flush_each};
+use crate::flush::{Failed, flush_each, serve_alone};
 use crate::ids::{DeviceId, Pasid, Tag};
 use crate::invalidation_set::{Attachment, InvalidationSet, Replaced, is_same};
 use crate::iommu::Iommu;
-use crate::operation::Levels;
+use crate::operation::{Invalidation, Levels, Target};
 use crate::page_request::{PageRequestHandler, PageRequests};
 use crate::page_table::PageTable;
 use crate::planted::{self, Fault};
@@ -157,11 +157,26 @@ impl Domain {
         resolver: Option<Resolver>,
     ) -> Result<(), BindError> {
         let (result, replaced) = self.try_bind(iommu, device, pasid, resolver);
+        // Waits for the flushes that do not know of the device.
         drop(replaced);
-        result
+        let Some(target) = result? else {
+            return Ok(());
+        };
+        // While such a flush was under way, the device may have filled its TLB out of the IOTLB with
+        // what the flush then took out of the IOTLB alone.
+        let everything = Invalidation {
+            targets: &[target],
+            range: Range::ALL,
+            levels: Levels::All,
+        };
+        serve_alone(iommu, &everything).map_err(|error| {
+            let _ = self.unbind(iommu, device, pasid);
+            AttachError::Queue(error).into()
+        })
     }
 
-    /// Binds, and hands out the replaced sets to be dropped without the lock, as their drop waits
+    /// Binds, and says which device TLB may hold something stale: that of a device which shares IOTLB
+    /// entries with one that was bound before. Hands out the replaced sets to be dropped without the lock, as their drop waits
     /// for notifications and `release` takes the lock in one.
     fn try_bind(
         &self,
@@ -169,7 +184,7 @@ impl Domain {
         device: DeviceId,
         pasid: Pasid,
         resolver: Option<Resolver>,
-    ) -> (Result<(), BindError>, [Option<Replaced>; 2]) {
+    ) -> (Result<Option<Target>, BindError>, [Option<Replaced>; 2]) {
         let mut state = self.state.lock();
         let attachment = match self.prepare(&state, iommu, device, pasid) {
             Ok(attachment) => attachment,
@@ -183,6 +198,8 @@ impl Domain {
             attachment,
             resolver,
         };
+        let shares = state.tag(iommu).is_some() && attachment.device_tlb;
+        let stale = shares && !planted::is(Fault::SharedEntriesTrusted);
         let programmed = binding.program(&self.table);
         if late {
             added = add();
@@ -190,7 +207,8 @@ impl Domain {
         match programmed {
             Ok(()) => {
                 state.bindings.push(binding);
-                (Ok(()), [added, None])
+                let stale = stale.then_some(Target::DeviceTlb { device, pasid });
+                (Ok(stale), [added, None])
             }
             Err(error) => {
                 let removed = self.set.remove(iommu, attachment);

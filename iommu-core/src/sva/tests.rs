@@ -15,7 +15,7 @@ use crate::page_table::Format;
 use crate::quarantine;
 use crate::tag::TagAllocator;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use core_notifier::Srcu;
 use spin::Mutex;
 
@@ -53,6 +53,8 @@ struct FakeIommu {
     /// Whose TLB does not answer, and whether the IOMMU can say so.
     silent: Mutex<Option<(DeviceId, bool)>>,
     standing: quarantine::Quarantine,
+    /// How many targets a list can have.
+    room: AtomicUsize,
     /// What the wait for each list answers.
     answers: Mutex<Vec<Option<QueueError>>>,
     /// What the next waits answer, the last first.
@@ -166,6 +168,10 @@ impl Iommu for FakeIommu {
             levels,
         } = *invalidation;
         self.standing.check(targets)?;
+        let (commands, capacity) = (targets.len(), self.room.load(SeqCst));
+        if commands > capacity {
+            return Err(QueueError::ListTooLong { commands, capacity });
+        }
         if let Some(caller_left) = self.linger.lock().take() {
             self.lingers.store(true, SeqCst);
             for _ in 0..20_000 {
@@ -273,6 +279,7 @@ impl System {
             failure: Mutex::default(),
             silent: Mutex::default(),
             standing,
+            room: AtomicUsize::new(usize::MAX),
             answers: Mutex::default(),
             waits_fail: Mutex::default(),
             linger: Mutex::default(),
@@ -790,4 +797,56 @@ fn a_binding_that_was_not_detached_stays() {
     assert_eq!(system.take().len(), 2, "its caches are still invalidated");
     assert_eq!(fake.tags.allocate(), Ok(Tag(8)), "its tag is still in use");
     space.unbind(&iommu, NIC, Requests::Tagged).unwrap();
+}
+
+#[test]
+fn a_list_that_the_queue_cannot_hold_goes_in_parts_iotlbs_first() {
+    let system = System::new();
+    let fake = system.iommu(0, true, false);
+    let iommu = dynamic(&fake);
+    let (notifiers, space) = system.join();
+    for device in [GPU, FPGA] {
+        space.bind(&iommu, device, Requests::Tagged).unwrap();
+        space.bind(&iommu, device, Requests::Untagged).unwrap();
+    }
+    system.take();
+    fake.room.store(2, SeqCst);
+    notifiers.invalidate_range(range());
+    let list = |targets: &[Target]| {
+        let submit = Submit(targets.into(), range(), Levels::All);
+        [(0, submit), (0, Wait)]
+    };
+    let gpu = [device_tlb(GPU, 0), device_tlb(GPU, 1)];
+    let fpga = [device_tlb(FPGA, 0), device_tlb(FPGA, 1)];
+    let expected = [list(&[iotlb(7, 0)]), list(&gpu), list(&fpga)].concat();
+    assert_eq!(system.take(), expected);
+    assert!(space.is_settled());
+}
+
+#[test]
+fn a_device_that_joins_others_begins_with_an_empty_tlb() {
+    let system = System::new();
+    let iommu = dynamic(&system.iommu(0, true, false));
+    let (_, space) = system.join();
+    let pasid = space.pasid();
+    let attach = |device| (0, Attach(device, pasid, Tag(7)));
+    for device in [GPU, NIC] {
+        space.bind(&iommu, device, Requests::Tagged).unwrap();
+    }
+    assert_eq!(system.take(), [attach(GPU), attach(NIC)]);
+    space.bind(&iommu, FPGA, Requests::Tagged).unwrap();
+    let everything = Submit([device_tlb(FPGA, 1)].into(), Range::ALL, Levels::All);
+    assert_eq!(system.take(), [attach(FPGA), (0, everything), (0, Wait)]);
+}
+
+#[test]
+fn a_device_that_does_not_answer_is_not_bound_to_what_others_share() {
+    let system = System::new();
+    let fake = system.iommu(0, true, false);
+    let iommu = dynamic(&fake);
+    let (_, space) = system.join();
+    space.bind(&iommu, FPGA, Requests::Tagged).unwrap();
+    *fake.silent.lock() = Some((GPU, true));
+    assert!(space.bind(&iommu, GPU, Requests::Tagged).is_err());
+    assert_eq!(fake.attached.lock()[..], [(FPGA, space.pasid())]);
 }
