@@ -7,14 +7,14 @@
 use std::hint::black_box;
 
 use crate::case::Case;
+use crate::invalidate::submission;
 use crate::{dispatch, enter, notify};
 
 const FEW: u64 = 1_000;
 const MANY: u64 = 11_000;
 
-/// Runs the plan, and says in which order.
-pub fn run() {
-    println!("operations\t{}", MANY - FEW);
+/// Runs the notifier's plan, and says in which order.
+pub fn notifier() {
     let mut cases = vec![
         ("enter", enter::load()),
         ("enter", enter::fenced()),
@@ -30,7 +30,19 @@ pub fn run() {
     for case in dispatch::cases(64) {
         cases.push(("dispatch 64", case));
     }
-    for (group, case) in &cases {
+    run(&cases);
+}
+
+/// Runs the plan of the invalidation engine.
+pub fn invalidate() {
+    let cases = submission::software().into_iter();
+    let cases: Vec<_> = cases.map(|case| ("software", case)).collect();
+    run(&cases);
+}
+
+fn run(cases: &[(&str, Case)]) {
+    println!("operations\t{}", MANY - FEW);
+    for (group, case) in cases {
         count(group, case);
     }
 }

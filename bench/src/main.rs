@@ -15,6 +15,7 @@ mod floor;
 mod footprint;
 mod grace;
 mod heap;
+mod invalidate;
 mod notify;
 mod peers;
 mod sample;
@@ -28,8 +29,9 @@ use sample::{Effort, Samples};
 #[global_allocator]
 static ALLOCATOR: heap::Counting = heap::Counting;
 
-const USAGE: &str = "usage: shootdown-bench time GROUP [quick] | counts | facts
-groups: enter, notify, dispatch, grace";
+const USAGE: &str =
+    "usage: shootdown-bench time GROUP [quick] | counts [invalidate] | facts | invalidate
+groups: enter, notify, dispatch, grace, submit, software";
 
 fn main() -> ExitCode {
     cpu::bring_up();
@@ -38,8 +40,10 @@ fn main() -> ExitCode {
     match words[..] {
         ["time", group] if time(group, 1) => {}
         ["time", group, "quick"] if time(group, 8) => {}
-        ["counts"] => counts::run(),
+        ["counts"] => counts::notifier(),
+        ["counts", "invalidate"] => counts::invalidate(),
         ["facts"] => footprint::print(),
+        ["invalidate"] => invalidate::print(),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -71,6 +75,15 @@ fn time(group: &str, part: usize) -> bool {
                 let samples = sample::alone(&dispatch::cases(intervals), effort(160, 200));
                 print(&samples, &format!("dispatch {intervals}"));
             }
+        }
+        "submit" => {
+            let [one, two] = sample::together(invalidate::submission::cases, effort(160, 200));
+            print(&one, "submit, 1 CPU");
+            print(&two, "submit, 2 CPUs");
+        }
+        "software" => {
+            let samples = sample::alone(&invalidate::submission::software(), effort(160, 200));
+            print(&samples, "software");
         }
         "grace" => {
             let [idle, busy] = sample::grace(grace::pairs, effort(400, 0));

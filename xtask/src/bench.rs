@@ -3,6 +3,7 @@
 mod book;
 mod callgrind;
 mod code_size;
+mod invalidate;
 mod liburcu;
 mod machine;
 mod plot;
@@ -39,6 +40,8 @@ pub struct Options {
 enum Subject {
     /// The notifier core and its SRCU.
     Notifier,
+    /// The invalidation engine: covers, lists, rings.
+    Invalidate,
 }
 
 /// The groups of times, one table and one plot each.
@@ -93,12 +96,18 @@ const RETRIES: usize = 2;
 /// # Errors
 /// When the measuring program does not build or run.
 pub fn run(options: &Options) -> Result<bool> {
-    let Subject::Notifier = options.subject;
+    match options.subject {
+        Subject::Notifier => notifier(options),
+        Subject::Invalidate => invalidate::run(options.check, options.quick, options.docs),
+    }
+}
+
+fn notifier(options: &Options) -> Result<bool> {
     let program = Program::build()?;
     let mut figures = Figures::default();
     program.facts(&mut figures)?;
     code_size::measure(&mut figures)?;
-    let uncounted = callgrind::count(&program.path, &mut figures).err();
+    let uncounted = callgrind::count(&program.path, None, &mut figures).err();
     for family in FAMILIES {
         program.time(family.name, options.quick, &mut figures)?;
     }

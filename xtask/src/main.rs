@@ -61,7 +61,7 @@ Examples:
   cargo xtask test --list
   cargo xtask test --only unit --only loom")]
     Test(test::Options),
-    /// Measure the notifier core beside its peers, in one process.
+    /// Measure the notifier core or the invalidation engine beside its peers, in one process.
     #[command(after_help = "\
 Prints the targets with what was measured, then the time of every peer. Only ratios within one run carry over to another machine;
 `--check` judges those and the exact counts, for which it needs valgrind and binutils.
@@ -69,7 +69,8 @@ Prints the targets with what was measured, then the time of every peer. Only rat
 Examples:
   cargo xtask bench notifier
   cargo xtask bench notifier --check
-  cargo xtask bench notifier --docs")]
+  cargo xtask bench notifier --docs
+  cargo xtask bench invalidate --check")]
     Bench(bench::Options),
     /// Feed hostile bytes to the queues, tables and parsers that have to bear them.
     #[command(after_help = "\

@@ -2,4 +2,5 @@
 
 #[cfg(feature = "liburcu")]
 pub mod liburcu;
+pub mod linux_queue;
 pub mod linux_srcu;

@@ -11,8 +11,8 @@ pub trait Clock: Send + Sync + 'static {
     /// Nanoseconds since an arbitrary moment.
     fn now(&self) -> u64;
 
-    /// Called on each turn of a waiting loop. It may run with interrupts off and under the caller's
-    /// spin locks, so it must not sleep.
+    /// Called on each turn of a waiting loop, whether for the hardware or for the ring's lock. It may
+    /// run with interrupts off and under the caller's spin locks, so it must not sleep.
     fn relax(&self) {
         core::hint::spin_loop();
     }

@@ -1,6 +1,7 @@
 //! What is in the ring: lists, their syncs, and which of them failed. Plain bookkeeping, without
 //! hardware and without concurrency.
 
+use super::position::slot;
 use crate::error::QueueError;
 use crate::planted::{self, Fault};
 use alloc::boxed::Box;
@@ -65,7 +66,7 @@ impl Lists {
     }
 
     pub(super) fn slot(&self, position: u64) -> usize {
-        (position % self.records.len() as u64) as usize
+        slot(position, self.records.len())
     }
 
     pub(super) fn tail(&self) -> u64 {
@@ -123,11 +124,12 @@ impl Lists {
     }
 
     /// Moves `done` over every sync that is complete, as `is_complete` says of the position just
-    /// past it, or was dropped.
-    pub(super) fn reclaim(&mut self, is_complete: impl Fn(u64) -> bool) {
-        while let Some(end) = self.next_sync(self.done) {
+    /// past it, or was dropped. Returns the position just past the first that is not.
+    pub(super) fn reclaim(&mut self, is_complete: impl Fn(u64) -> bool) -> Option<u64> {
+        loop {
+            let end = self.next_sync(self.done)?;
             if end > self.dropped && !is_complete(end) {
-                return;
+                return Some(end);
             }
             self.done = end;
             self.syncs -= 1;

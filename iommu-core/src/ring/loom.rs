@@ -91,6 +91,7 @@ impl Slots for Model {
     fn without_interrupts<T>(section: impl FnOnce() -> T) -> T {
         section()
     }
+    fn relax(&self) {}
     fn write(&self, position: u64, command: u64) {
         let slot = (position % COUNT as u64) as usize;
         assert!(

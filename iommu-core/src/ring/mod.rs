@@ -139,14 +139,14 @@ pub struct Config {
 }
 
 impl Config {
-    /// A ring of `slots` with four syncs in flight, that looks at the error registers every 100 µs
+    /// A ring of `slots` with two syncs in flight, that looks at the error registers every 100 µs
     /// and gives up after 2 s.
     pub const fn new(slots: usize, completion: Completion, coherency: WalkerCoherency) -> Self {
         Self {
             slots,
             completion,
             coherency,
-            most_syncs: 4,
+            most_syncs: 2,
             look_at_errors: 100_000,
             give_up: 2_000_000_000,
         }

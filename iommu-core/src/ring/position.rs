@@ -1,9 +1,14 @@
-//! Positions, slots and laps.
+//! Positions, slots and laps. The number of slots is a power of two, so nothing is divided.
+
+/// The slot of a ring of `slots` that `position` falls on.
+pub(super) const fn slot(position: u64, slots: usize) -> usize {
+    position as usize & (slots - 1)
+}
 
 /// What a completion word holds once the sync at `position` is complete: its lap, counted from 1,
 /// so that zeroed memory means "not yet".
 pub(super) const fn lap(position: u64, slots: usize) -> u32 {
-    ((position / slots as u64) as u32).wrapping_add(1)
+    ((position >> slots.trailing_zeros()) as u32).wrapping_add(1)
 }
 
 /// Whether a word that holds `word` says that lap `lap`, or a later one, is done.

@@ -10,7 +10,7 @@ use super::lists::Lists;
 use crate::error::QueueError;
 use crate::iommu::Ticket;
 use crate::planted::{self, Fault};
-use crate::primitive::{AtomicBool, AtomicU64, Mutex, Ordering};
+use crate::primitive::{AtomicBool, AtomicU64, Mutex, Ordering, is_taken, lock};
 
 /// The queue's memory and registers.
 pub(super) trait Slots {
@@ -19,6 +19,8 @@ pub(super) trait Slots {
 
     /// Runs `section` so that no interrupt handler of this CPU posts meanwhile.
     fn without_interrupts<T>(section: impl FnOnce() -> T) -> T;
+    /// A turn of waiting for the lock.
+    fn relax(&self);
     /// Writes `command` at `position`; the hardware does not see it yet.
     fn write(&self, position: u64, command: Self::Command);
     /// Tells the observer of the commands from `start` to `end`.
@@ -44,6 +46,9 @@ pub(super) enum Doorbell {
     AtOnce,
 }
 
+/// No sync is in flight.
+const NONE: u64 = u64::MAX;
+
 /// The shared part of a ring.
 pub(super) struct Sequencer<S> {
     pub(super) slots: S,
@@ -52,6 +57,9 @@ pub(super) struct Sequencer<S> {
     done: AtomicU64,
     /// Whether any list ever failed.
     any_failure: AtomicBool,
+    /// The position just past the oldest sync in flight, or [`NONE`]; changed under the lock. Before it
+    /// is complete, a waiter need not take the lock.
+    oldest: AtomicU64,
     /// Where what was not published yet begins; changed under the lock.
     published: AtomicU64,
     most_syncs: usize,
@@ -65,6 +73,7 @@ impl<S: Slots> Sequencer<S> {
             lists: Mutex::new(Lists::new(count)),
             done: AtomicU64::new(0),
             any_failure: AtomicBool::new(false),
+            oldest: AtomicU64::new(NONE),
             published: AtomicU64::new(0),
             most_syncs,
         }
@@ -153,8 +162,11 @@ impl<S: Slots> Sequencer<S> {
         } else {
             Ordering::Acquire
         };
-        self.done.load(acquire) >= end
-            || S::without_interrupts(|| {
+        if self.done.load(acquire) >= end {
+            return true;
+        }
+        self.may_progress()
+            && S::without_interrupts(|| {
                 let Some(mut lists) = self.lists.try_lock() else {
                     return false;
                 };
@@ -164,6 +176,14 @@ impl<S: Slots> Sequencer<S> {
                 }
                 lists.done() >= end
             })
+    }
+
+    /// Whether who takes the lock now may find that more is complete, or close the open group. A look
+    /// at memory, so that many waiters do not pass the lock around for nothing.
+    fn may_progress(&self) -> bool {
+        let oldest = self.oldest.load(Ordering::Acquire);
+        let is_time = oldest == NONE || !self.slots.has_words() || self.slots.is_written(oldest);
+        is_time && !is_taken(&self.lists)
     }
 
     /// Lets `look` find out what went wrong, mark lists as failed and say how to restart the
@@ -209,21 +229,26 @@ impl<S: Slots> Sequencer<S> {
         self.slots.write(position, self.slots.sync(position));
         self.slots.tell(position, position + 1);
         lists.add(commands + 1, true);
-        let start = self.published.swap(lists.tail(), Ordering::Relaxed);
+        if lists.syncs() == 1 {
+            self.oldest.store(lists.tail(), Ordering::Release);
+        }
+        let start = self.published.load(Ordering::Relaxed);
+        self.published.store(lists.tail(), Ordering::Relaxed);
         self.slots.publish(start, lists.tail());
     }
 
     fn reclaim(&self, lists: &mut Lists) {
-        if self.slots.has_words() {
-            lists.reclaim(|end| self.slots.is_written(end));
+        let oldest = if self.slots.has_words() {
+            lists.reclaim(|end| self.slots.is_written(end))
         } else {
             let consumed = self.slots.consumed(lists);
-            lists.reclaim(|end| end <= consumed);
-        }
+            lists.reclaim(|end| end <= consumed)
+        };
+        self.oldest.store(oldest.unwrap_or(NONE), Ordering::Release);
         self.done.store(lists.done(), Ordering::Release);
     }
 
     fn with<T>(&self, section: impl FnOnce(&mut Lists) -> T) -> T {
-        S::without_interrupts(|| section(&mut self.lists.lock()))
+        S::without_interrupts(|| section(&mut lock(&self.lists, || self.slots.relax())))
     }
 }

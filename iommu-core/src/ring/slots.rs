@@ -1,13 +1,13 @@
 //! The ring's memory and its registers.
 
 use super::lists::Lists;
-use super::position::{is_lap_done, lap};
+use super::position::{self, is_lap_done, lap};
 use super::sequencer::Slots;
 use super::{Command, Completion, CompletionWord, Config, QueueRegisters};
 use crate::error::OutOfMemory;
 use crate::ids::PhysicalAddress;
 use crate::planted::{self, Fault};
-use crate::platform::{DmaBuffer, Observer, Parts, Platform};
+use crate::platform::{Clock, DmaBuffer, Observer, Parts, Platform};
 use alloc::sync::Arc;
 
 pub(super) struct RingSlots<const WORDS: usize, R: QueueRegisters<WORDS>, P: Platform> {
@@ -73,7 +73,7 @@ impl<const WORDS: usize, R: QueueRegisters<WORDS>, P: Platform> RingSlots<WORDS,
     }
 
     fn slot(&self, position: u64) -> usize {
-        (position % self.count as u64) as usize
+        position::slot(position, self.count)
     }
 }
 
@@ -82,6 +82,10 @@ impl<const WORDS: usize, R: QueueRegisters<WORDS>, P: Platform> Slots for RingSl
 
     fn without_interrupts<T>(section: impl FnOnce() -> T) -> T {
         P::without_interrupts(section)
+    }
+
+    fn relax(&self) {
+        self.parts.clock.relax();
     }
 
     fn write(&self, position: u64, command: Command<WORDS>) {
@@ -134,7 +138,7 @@ impl<const WORDS: usize, R: QueueRegisters<WORDS>, P: Platform> Slots for RingSl
 
     /// A head beyond the tail is a lie and counts as no progress.
     fn consumed(&self, lists: &Lists) -> u64 {
-        let head = self.registers.read_head(&self.parts.mmio) % self.count;
+        let head = self.registers.read_head(&self.parts.mmio) & (self.count - 1);
         if head == lists.slot(lists.tail()) {
             return lists.tail();
         }

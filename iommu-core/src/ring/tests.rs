@@ -89,7 +89,11 @@ struct Bench {
 
 impl Bench {
     fn new(completion: Completion, coherency: WalkerCoherency) -> Self {
-        Self::with(Config::new(8, completion, coherency))
+        // Enough that no test's lists share a sync unless it says so.
+        Self::with(Config {
+            most_syncs: 4,
+            ..Config::new(8, completion, coherency)
+        })
     }
 
     fn with(config: Config) -> Self {

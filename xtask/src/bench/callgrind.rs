@@ -19,7 +19,7 @@ const MARK: &str = "shootdown_bench_mark";
 ///
 /// # Errors
 /// When valgrind or objdump is missing or this is no x86-64; the message says what to install.
-pub fn count(program: &Path, figures: &mut Figures) -> Result<()> {
+pub fn count(program: &Path, plan: Option<&str>, figures: &mut Figures) -> Result<()> {
     ensure!(
         cfg!(target_arch = "x86_64"),
         "instructions are counted on x86-64 only"
@@ -29,7 +29,7 @@ pub fn count(program: &Path, figures: &mut Figures) -> Result<()> {
         fs::remove_dir_all(&folder)?;
     }
     fs::create_dir_all(&folder)?;
-    let plan = Plan::parse(&profile(program, &folder)?)?;
+    let plan = Plan::parse(&profile(program, plan, &folder)?)?;
     let mut locked = LockedInstructions::default();
     for (index, key) in plan.cases.iter().enumerate() {
         // Three marks a case: the part before the first, few operations, many operations.
@@ -53,7 +53,7 @@ pub fn count(program: &Path, figures: &mut Figures) -> Result<()> {
     Ok(())
 }
 
-fn profile(program: &Path, folder: &Path) -> Result<String> {
+fn profile(program: &Path, plan: Option<&str>, folder: &Path) -> Result<String> {
     eprintln!("counting instructions");
     let mut valgrind = Command::new("valgrind");
     valgrind
@@ -67,7 +67,8 @@ fn profile(program: &Path, folder: &Path) -> Result<String> {
         .arg(format!("--dump-before={MARK}"))
         .arg(format!("--callgrind-out-file={}/out", folder.display()))
         .arg(program)
-        .arg("counts");
+        .arg("counts")
+        .args(plan);
     process::output(valgrind).context("to count instructions: apt-get install valgrind")
 }
 

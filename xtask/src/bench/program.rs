@@ -160,6 +160,14 @@ impl Program {
         figures.read(&process::output(command)?)
     }
 
+    /// What of the invalidation engine is counted or in virtual time.
+    pub fn invalidation(&self, figures: &mut Figures) -> Result<()> {
+        eprintln!("counting and simulating: invalidate");
+        let mut command = Command::new(&self.path);
+        command.arg("invalidate");
+        figures.read(&process::output(command)?)
+    }
+
     /// Counts heap calls and bytes.
     pub fn facts(&self, figures: &mut Figures) -> Result<()> {
         let mut command = Command::new(&self.path);
