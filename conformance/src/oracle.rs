@@ -23,7 +23,7 @@ pub struct Space(pub usize);
 /// Records and notes shown around a failure.
 const SHOWN: usize = 40;
 /// What is kept of the past for that.
-const KEPT: usize = 2000;
+const KEPT: usize = 8000;
 
 /// When something was allowed. It may begin to work at `from` and must work from `firm_from` on; it
 /// must still work until `firm_until` and may work until `until`.
@@ -262,7 +262,7 @@ impl Oracle {
                 (None, None) => Ok(()),
             };
             if let Err(why) = verdict {
-                let story = state.story(record.ended);
+                let story = state.story(record);
                 return failed(format_args!("{why}: {record}\n{story}"));
             }
         }
@@ -337,15 +337,34 @@ impl State {
         Ok(())
     }
 
-    /// What happened around `time`.
-    fn story(&self, time: u64) -> String {
+    /// What happened around a record, and before that to its requester and its page.
+    fn story(&self, record: &Record) -> String {
+        let time = record.ended;
         let mut past: Vec<_> = self.past.iter().collect();
         past.sort_by_key(|(at, _)| *at);
         let here = past.partition_point(|(at, _)| *at <= time);
+        let begin = here.saturating_sub(SHOWN);
+        let name = Name((record.device, record.pasid)).to_string();
+        let page = format!("{:#x}", record.address / PAGE * PAGE);
+        let about = |what: &str| {
+            what.contains(&page)
+                || what.contains(&format!("{name} is"))
+                || what.contains(&format!("binds {name}"))
+        };
         let mut story = String::new();
-        for (at, what) in &past[here.saturating_sub(SHOWN)..past.len().min(here + 2)] {
+        let mut tell = |(at, what): &(u64, String)| {
             let mark = if *at == time { ">" } else { " " };
             let _ = writeln!(story, "  {mark} {:>9} us  {what}", at / 1000);
+        };
+        let earlier: Vec<_> = past[..begin]
+            .iter()
+            .filter(|(_, what)| about(what))
+            .collect();
+        for note in &earlier[earlier.len().saturating_sub(SHOWN)..] {
+            tell(note);
+        }
+        for note in &past[begin..past.len().min(here + 2)] {
+            tell(note);
         }
         story
     }

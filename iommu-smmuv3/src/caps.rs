@@ -20,6 +20,7 @@
 //! | IDR1.SSIDSIZE | how many PASIDs a device can have; 0: only untagged requests |
 //! | IDR1.CMDQS, EVENTQS, PRIQS | limit the queues; CMDQS is at least 7 |
 //! | IDR1.ATTR_TYPES_OVR | obliges to STE.SHCFG = use incoming |
+//! | IDR1.ATTR_PERMS_OVR | permits STE.PRIVCFG = unprivileged: no device uses the kernel's rights |
 //! | IDR1.QUEUES_PRESET, TABLES_PRESET | refused: the driver places its own |
 //! | IDR3.RIL | permits range invalidation |
 //! | IDR5.OAS | limits physical addresses |
@@ -225,6 +226,11 @@ impl Capabilities {
     /// Whether a stream must be told to use the incoming attributes.
     pub fn overrides_attributes(&self) -> bool {
         self.idr1().is_set(IDR1::ATTR_TYPES_OVR)
+    }
+
+    /// Whether a stream's requests can be made unprivileged.
+    pub fn overrides_permissions(&self) -> bool {
+        self.idr1().is_set(IDR1::ATTR_PERMS_OVR)
     }
 
     /// The largest ASID.

@@ -162,6 +162,7 @@ impl<P: Platform> Unit<P> {
                 }
             ),
             use_incoming_shareability: self.capabilities.overrides_attributes(),
+            unprivileged: self.capabilities.overrides_permissions(),
         }
     }
 

@@ -81,6 +81,7 @@ fn entries_have_linux_field_positions() {
         forbid_stall: false,
         response_pasid: false,
         use_incoming_shareability: false,
+        unprivileged: false,
     };
     // Linux's STRTAB_STE_1_PPAR: 1UL << 18.
     let with_pasid = StreamEntry {
@@ -112,6 +113,13 @@ fn entries_have_linux_field_positions() {
         golden["ste s1ctxptr=0x40abcdef0000 cdmax=10 coherent ats stalld incoming"],
         everything.words()
     );
+    // IHI 0070 5.2: STE.PRIVCFG, bits [113:112], 0b10 for unprivileged.
+    let unprivileged = StreamEntry {
+        unprivileged: true,
+        ..everything
+    };
+    let difference = unprivileged.words()[1] ^ everything.words()[1];
+    assert_eq!(difference, 0b10 << (112 - 64));
 
     let descriptor = ContextDescriptor {
         root: 0x4000_1000,

@@ -116,8 +116,8 @@ mod fields {
         /// SMMU_IDR1: sizes.
         ///
         /// ```text
-        ///  31      30             29        28       27       26 25    21 20     16 15   11 10     6 5      0
-        /// |..|TABLES_PRESET|QUEUES_PRESET|REL|ATTR_TYPES_OVR|..| CMDQS | EVENTQS | PRIQS |SSIDSIZE|SIDSIZE|
+        ///  31      30             29        28       27             26       25    21 20     16 15   11 10     6 5      0
+        /// |..|TABLES_PRESET|QUEUES_PRESET|REL|ATTR_TYPES_OVR|ATTR_PERMS_OVR| CMDQS | EVENTQS | PRIQS |SSIDSIZE|SIDSIZE|
         /// ```
         pub IDR1 [
             /// Width of a StreamID.
@@ -130,6 +130,8 @@ mod fields {
             EVENTQS OFFSET(16) NUMBITS(5) [],
             /// Largest log2 of the command queue's entries.
             CMDQS OFFSET(21) NUMBITS(5) [],
+            /// Incoming privilege and instruction attributes can be overridden.
+            ATTR_PERMS_OVR OFFSET(26) NUMBITS(1) [],
             /// Incoming memory attributes can be overridden.
             ATTR_TYPES_OVR OFFSET(27) NUMBITS(1) [],
             /// The queues' bases are fixed.

@@ -65,6 +65,9 @@ pub struct StreamEntry {
     pub response_pasid: bool,
     /// Whether the incoming shareability must be asked for: SHCFG. Reserved unless ATTR_TYPES_OVR.
     pub use_incoming_shareability: bool,
+    /// Whether requests count as unprivileged, whatever they claim: PRIVCFG. Reserved unless
+    /// ATTR_PERMS_OVR.
+    pub unprivileged: bool,
 }
 
 impl StreamEntry {
@@ -73,8 +76,8 @@ impl StreamEntry {
     /// ```text
     ///  word 0  63      59 58  56 55                6 5     4 3      1  0
     ///         | S1CDMax  |  0   | S1ContextPtr[55:6] | S1Fmt | Config | V |
-    ///  word 1  63..46 45   44 43..32 31  30 29  28    27     26..8 7   6 5   4 3   2 1   0
-    ///         |  0   | SHCFG |   0  | STRW | EATS | S1STALLD |  0  |S1CSH|S1COR|S1CIR|S1DSS|   PPAR is bit 18
+    ///  word 1  63..50 49   48  47..46 45   44 43..32 31  30 29  28    27     26..8 7   6 5   4 3   2 1   0
+    ///         |  0  |PRIVCFG|  0   | SHCFG |   0  | STRW | EATS | S1STALLD |  0  |S1CSH|S1COR|S1CIR|S1DSS|   PPAR is bit 18
     ///  word 2  S2VMID = 0: the VMID of every invalidation this driver sends
     /// ```
     pub const fn words(&self) -> [u64; ENTRY_WORDS] {
@@ -82,6 +85,7 @@ impl StreamEntry {
         const SUBSTREAM_0: u64 = 0b10;
         const USE_INCOMING: u64 = 0b01;
         const FULL_ATS: u64 = 0b01;
+        const UNPRIVILEGED: u64 = 0b10;
         let substreams = self.log2_contexts > 0;
         let word_0 = STE_VALID
             | field(STAGE_1, 3, 1)
@@ -102,7 +106,8 @@ impl StreamEntry {
                 },
                 45,
                 44,
-            );
+            )
+            | field(if self.unprivileged { UNPRIVILEGED } else { 0 }, 49, 48);
         [word_0, word_1, 0, 0, 0, 0, 0, 0]
     }
 }
