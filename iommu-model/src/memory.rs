@@ -229,6 +229,14 @@ impl Memory {
         }
     }
 
+    /// Writes every line of every block in use back: the flush of a write buffer.
+    pub fn clean_blocks(&self) {
+        let blocks = self.blocks.lock().expect("no thread panics here").clone();
+        for (address, size) in blocks {
+            self.clean_range(address, size);
+        }
+    }
+
     /// Evicts the line that holds `address`, as a cache may at any moment.
     pub fn evict(&self, address: u64) {
         self.clean_range(address / LINE * LINE, 8 * WORDS_PER_LINE);

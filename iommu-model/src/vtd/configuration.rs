@@ -59,7 +59,8 @@ pub struct Configuration {
     pub physical_bits: u32,
     /// CAP.ND.
     pub domains: u8,
-    /// CAP.RWBF.
+    /// CAP.RWBF: in front of a memory that is not coherent, stores to tables reach the hardware only
+    /// by a flush of the write buffer, snooped or not.
     pub write_buffer_flush: bool,
     /// CAP.PLMR and CAP.PHMR: the registers only, the regions protect nothing.
     pub protected_memory: bool,

@@ -431,6 +431,9 @@ impl State {
         registers.status = registers.status & !states | value & states;
         registers.status |= changes & (ROOT | INTERRUPT_TABLE);
         registers.status &= !(changes & WRITE_BUFFER);
+        if changes & WRITE_BUFFER != 0 {
+            self.memory.clean_blocks();
+        }
         if changes & ROOT != 0 {
             registers.root = registers.root_address;
             if self.configuration.root_table_invalidates {

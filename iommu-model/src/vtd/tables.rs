@@ -264,8 +264,13 @@ impl State {
         !((1u64 << self.configuration.physical_bits) - 1)
     }
 
+    fn snoops_tables(&self) -> bool {
+        let configuration = &self.configuration;
+        configuration.table_snoop && !configuration.write_buffer_flush
+    }
+
     fn table_word(&self, at: u64) -> Option<u64> {
-        self.load(at, self.configuration.table_snoop)
+        self.load(at, self.snoops_tables())
     }
 
     fn table_words<const WORDS: usize>(&self, at: u64) -> Option<[u64; WORDS]> {

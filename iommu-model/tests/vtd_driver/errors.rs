@@ -68,6 +68,34 @@ fn a_device_that_does_not_answer_is_named_and_the_queue_goes_on() {
 }
 
 #[test]
+fn a_device_in_quarantine_reaches_nothing_until_it_is_restored() {
+    for setting in settings() {
+        let rig = Rig::new(setting);
+        let frame = rig.frame();
+        rig.table.map(ADDRESS, frame);
+        assert!(rig.write(ADDRESS, 0x11).is_done());
+        rig.device.set_answers(Answers::Never);
+        rig.unit.quarantine(ID).unwrap();
+        assert!(!rig.write(ADDRESS, 0x22).is_done(), "{setting:?}");
+        rig.device.enable_device_tlb(false);
+        assert!(!rig.write(ADDRESS, 0x22).is_done(), "{setting:?}");
+        // Nobody waits for it any more.
+        rig.invalidate(ADDRESS, ADDRESS + 4096);
+        rig.unit.detach(ID, rig.pasid).unwrap();
+        rig.attach(rig.pasid);
+
+        rig.device.enable_device_tlb(true);
+        rig.device.set_answers(Answers::Promptly);
+        rig.unit.restore(ID).unwrap();
+        assert!(rig.write(ADDRESS, 0x33).is_done(), "{setting:?}");
+        rig.table.unmap(ADDRESS);
+        rig.invalidate(ADDRESS, ADDRESS + 4096);
+        assert!(!rig.write(ADDRESS, 0x44).is_done(), "{setting:?}");
+        rig.settle();
+    }
+}
+
+#[test]
 fn hardware_that_is_gone_ends_every_call() {
     for setting in [Setting::strict(), Setting::free(3)] {
         let rig = Rig::new(setting);

@@ -4,7 +4,7 @@ use crate::page_table;
 use crate::rig::*;
 use iommu_core::iommu::Iommu;
 use iommu_model::vtd::Configuration;
-use iommu_model::{Coherency, Hardware};
+use iommu_model::{Access, Coherency, Hardware, Request};
 
 /// A page is used, remapped, and gone with its PASID and its device.
 fn works(setting: Setting) {
@@ -25,6 +25,13 @@ fn works(setting: Setting) {
     rig.unit.detach(ID, rig.pasid).unwrap();
     rig.unit.disable_device(ID).unwrap();
     assert!(!rig.write(ADDRESS, 0x55).is_done(), "{setting:?}");
+    // Again from the beginning, with tables elsewhere: nothing is left of those that were freed.
+    for _ in 0..48 {
+        rig.frame();
+    }
+    rig.unit.enable_device(ID, CONFIG).unwrap();
+    rig.attach(rig.pasid);
+    assert!(rig.write(ADDRESS, 0x33).is_done(), "{setting:?}");
     rig.settle();
     let held = frames.map(|frame| rig.machine.memory.load(frame).unwrap() as u8);
     assert_eq!(held, [0x22, 0x33], "{setting:?}");
@@ -107,12 +114,84 @@ fn either_kind_of_snooping_is_enough() {
     }
 }
 
+/// A chipset with a write buffer: what is stored in tables is seen when it was flushed.
+#[test]
+fn a_write_buffer_is_flushed() {
+    let configuration = Configuration {
+        write_buffer_flush: true,
+        page_walk_snoop: false,
+        ..Configuration::default()
+    };
+    for seed in 0..5 {
+        works(Setting {
+            configuration,
+            coherency: Coherency::NonCoherent,
+            ..Setting::free(seed)
+        });
+    }
+}
+
+/// Firmware used the device, and the hardware has cached how: by tables that are no more.
+#[test]
+fn what_firmware_left_in_the_caches_is_not_used() {
+    let configuration = Configuration {
+        root_table_invalidates: false,
+        ..Configuration::default()
+    };
+    for setting in [Setting::strict(), Setting::free(1)] {
+        let rig = Rig::after(
+            Setting {
+                configuration,
+                ..setting
+            },
+            |machine, model| {
+                let page = || machine.memory.take(4096, 4096).unwrap();
+                let (root, contexts, directory, pasids) = (page(), page(), page(), page());
+                let device = u64::from(ID.0);
+                for (at, word) in [
+                    (root, contexts | 1),
+                    (contexts + 32 * device, directory | 0b11101),
+                    (directory, pasids | 1),
+                    // PASID 9 is passed through, in domain 1.
+                    (pasids + 64 * 9, 0x109),
+                    (pasids + 64 * 9 + 8, 1),
+                ] {
+                    machine.memory.cpu_store(at, word);
+                }
+                let command = |value| {
+                    model.write(0x18, 4, value);
+                    while model.step() {}
+                };
+                model.write(0x20, 8, root | 1 << 10);
+                command(1 << 30);
+                command(1 << 31);
+                let request = Request {
+                    device: ID.0,
+                    pasid: Some(9),
+                    privileged: false,
+                    address: root,
+                    access: Access::Write,
+                };
+                assert!(model.translate(&request).is_ok());
+            },
+        );
+        let frame = rig.frame();
+        assert!(
+            !rig.write(frame, 0x11).is_done(),
+            "it is no virtual address"
+        );
+        rig.table.map(ADDRESS, frame);
+        assert!(rig.write(ADDRESS, 0x22).is_done());
+        rig.settle();
+    }
+}
+
 /// Firmware left a queue of 128-bit descriptors with an error in it, translation in another mode and
 /// interrupt remapping on.
 #[test]
 fn what_firmware_left_on_goes_off_first() {
     for setting in [Setting::strict(), Setting::free(1)] {
-        let rig = Rig::after(setting, |model| {
+        let rig = Rig::after(setting, |_, model| {
             let settle = || while model.step() {};
             model.write(0x90, 8, 0x4000_0000 + (62 << 20));
             model.write(0x18, 4, 1 << 26);

@@ -17,7 +17,7 @@ use std::sync::Arc;
 const BASE: u64 = 0x4000_0000;
 pub const ADDRESS: u64 = 0x7f00_1234_5000;
 pub const ID: DeviceId = DeviceId(0x20);
-const CONFIG: DeviceConfig = DeviceConfig {
+pub const CONFIG: DeviceConfig = DeviceConfig {
     pasid_bits: 20,
     device_tlb: true,
     page_faults: PageFaults::PageRequests {
@@ -69,17 +69,17 @@ pub struct Rig {
 impl Rig {
     /// A device with a device TLB whose PASID 9 walks an empty page table.
     pub fn new(setting: Setting) -> Self {
-        Self::after(setting, |_| ())
+        Self::after(setting, |_, _| ())
     }
 
     /// The same after firmware had the hardware.
-    pub fn after(setting: Setting, firmware: impl FnOnce(&Vtd)) -> Self {
+    pub fn after(setting: Setting, firmware: impl FnOnce(&Machine, &Vtd)) -> Self {
         let memory = Memory::new(BASE, 64 << 20, setting.coherency);
         let machine = Machine::new(memory, setting.policy, setting.seed);
         let model = Vtd::new(&machine, setting.configuration);
         let hardware: Arc<dyn Hardware> = model.clone();
         machine.add_iommu(hardware.clone());
-        firmware(&model);
+        firmware(&machine, &model);
         let recorder = Arc::new(Recorder::default());
         let unit = Unit::probe(ModelPlatform::parts(&machine, &hardware, &recorder)).unwrap();
         let device = Device::new(
@@ -133,6 +133,15 @@ impl Rig {
     }
 
     pub fn try_invalidate(&self, start: u64, end: u64) -> Result<(), QueueError> {
+        self.invalidate_levels(start, end, Levels::LeafOnly)
+    }
+
+    pub fn invalidate_levels(
+        &self,
+        start: u64,
+        end: u64,
+        levels: Levels,
+    ) -> Result<(), QueueError> {
         let (tag, pasid) = (self.tag, self.pasid);
         let targets = [
             Target::Iotlb { tag, pasid },
@@ -141,7 +150,7 @@ impl Rig {
         let invalidation = Invalidation {
             targets: &targets,
             range: Range::new(start, end).unwrap(),
-            levels: Levels::LeafOnly,
+            levels,
         };
         let ticket = self.unit.submit(&invalidation)?;
         self.unit.wait(ticket).map(drop)
