@@ -8,7 +8,7 @@ use std::hint::black_box;
 
 use crate::case::Case;
 use crate::invalidate::submission;
-use crate::{dispatch, enter, notify};
+use crate::{dispatch, enter, faults, notify};
 
 const FEW: u64 = 1_000;
 const MANY: u64 = 11_000;
@@ -38,6 +38,14 @@ pub fn invalidate() {
     let cases = submission::software().into_iter();
     let cases: Vec<_> = cases.map(|case| ("software", case)).collect();
     run(&cases);
+}
+
+/// The plan of the page requests.
+pub fn faults() {
+    run(&[
+        ("faults 8", faults::ours(8)),
+        ("faults 512", faults::ours(512)),
+    ]);
 }
 
 fn run(cases: &[(&str, Case)]) {

@@ -11,6 +11,7 @@ mod cpu;
 mod crew;
 mod dispatch;
 mod enter;
+mod faults;
 mod floor;
 mod footprint;
 mod grace;
@@ -30,8 +31,8 @@ use sample::{Effort, Samples};
 static ALLOCATOR: heap::Counting = heap::Counting;
 
 const USAGE: &str =
-    "usage: shootdown-bench time GROUP [quick] | counts [invalidate] | facts | invalidate
-groups: enter, notify, dispatch, grace, submit, software";
+    "usage: shootdown-bench time GROUP [quick] | counts [invalidate | faults] | facts | invalidate | faults
+groups: enter, notify, dispatch, grace, submit, software, faults";
 
 fn main() -> ExitCode {
     cpu::bring_up();
@@ -42,8 +43,10 @@ fn main() -> ExitCode {
         ["time", group, "quick"] if time(group, 8) => {}
         ["counts"] => counts::notifier(),
         ["counts", "invalidate"] => counts::invalidate(),
+        ["counts", "faults"] => counts::faults(),
         ["facts"] => footprint::print(),
         ["invalidate"] => invalidate::print(),
+        ["faults"] => faults::print_facts(),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -89,6 +92,12 @@ fn time(group: &str, part: usize) -> bool {
             let [idle, busy] = sample::grace(grace::pairs, effort(400, 0));
             print(&idle, "grace period, idle");
             print(&busy, "grace period, busy");
+        }
+        "faults" => {
+            for open in faults::OPEN {
+                let samples = sample::alone(&faults::cases(open), effort(160, 400));
+                print(&samples, &format!("faults {open}"));
+            }
         }
         _ => return false,
     }

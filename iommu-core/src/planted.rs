@@ -93,4 +93,30 @@ core_notifier::planted_faults! {
     LaterUnmapsReclaimed => real "lib" "deferred::tests";
     /// Deferred: items are given back although the flush failed.
     FailureReclaimed => real "lib" "deferred::tests";
+    /// Page requests: a group whose request was refused is handed to its handler.
+    PoisonForgotten => real "lib" "a_malformed_request_poisons";
+    /// Page requests: an overflow leaves open groups as they are.
+    OpenGroupsKept => real "lib" "an_overflow_forgets_open_groups";
+    /// Page requests: groups of different PASIDs mix.
+    GroupsMixPasids => real "lib" "groups_of_devices_and_pasids";
+    /// Page requests: a full share refuses what is new, and never gives up what does not end.
+    EndlessGroupsKept => real "lib" "a_device_that_never_ends_its_groups";
+    /// Page requests: a stop marker is taken for a request.
+    StopMarkerAnswered => real "lib" "a_stop_marker_is_dropped";
+    /// Page requests: a dropped group is not answered.
+    DroppedGroupForgotten => real "lib" "a_group_that_its_handler_drops";
+    /// Page requests: a late answer ends whatever group has the slot now.
+    LateAnswerTaken => real "lib" "a_late_answer_changes_nothing";
+    /// Page requests: unbinding leaves complete groups without an answer.
+    GroupsLeftAtUnbind => real "lib" "unbinding_answers_drains unbinding_blocks_answers";
+    /// Page requests: unbinding does not drain.
+    DrainLeftOut => real "lib" "unbinding_blocks_answers";
+    /// Page requests: the drain comes before the entry is blocked.
+    DrainBeforeBlock => real "lib" "unbinding_blocks_answers";
+    /// Page requests: exit leaves the handler where it is.
+    HandlerKeptAtExit => real "lib" "a_dead_address_space_answers";
+    /// Page requests: the handler is set before the hardware is programmed.
+    HandlerPublishedEarly => real "lib" "a_binding_whose_requests_cannot_be_routed";
+    /// The ring leaves the doorbell of a list that nobody waits for to a waiter.
+    PostedNotRung => real "lib" "a_list_that_nobody_waits_for";
 }

@@ -3,6 +3,7 @@
 mod book;
 mod callgrind;
 mod code_size;
+mod faults;
 mod invalidate;
 mod liburcu;
 mod machine;
@@ -42,6 +43,8 @@ enum Subject {
     Notifier,
     /// The invalidation engine: covers, lists, rings.
     Invalidate,
+    /// Page requests: groups and responses.
+    Faults,
 }
 
 /// The groups of times, one table and one plot each.
@@ -99,6 +102,7 @@ pub fn run(options: &Options) -> Result<bool> {
     match options.subject {
         Subject::Notifier => notifier(options),
         Subject::Invalidate => invalidate::run(options.check, options.quick, options.docs),
+        Subject::Faults => faults::run(options),
     }
 }
 
@@ -111,7 +115,7 @@ fn notifier(options: &Options) -> Result<bool> {
     for family in FAMILIES {
         program.time(family.name, options.quick, &mut figures)?;
     }
-    let outcomes = judge(&program, &mut figures, options.check)?;
+    let outcomes = judge(&program, ROWS, FAMILIES, &mut figures, options.check)?;
 
     let report = Report {
         machine: machine::describe(),
@@ -148,13 +152,15 @@ fn fails(row: &Row, outcome: &Outcome) -> bool {
 /// Judges every row; times that miss their target are measured again if `again`.
 fn judge(
     program: &Program,
+    rows: &'static [Row],
+    families: &[Family],
     figures: &mut Figures,
     again: bool,
 ) -> Result<Vec<(&'static Row, Outcome)>> {
-    let judge = |figures: &Figures| ROWS.iter().map(|row| (row, row.judge(figures))).collect();
+    let judge = |figures: &Figures| rows.iter().map(|row| (row, row.judge(figures))).collect();
     let mut outcomes: Vec<(&'static Row, Outcome)> = judge(figures);
     for _ in 0..if again { RETRIES } else { 0 } {
-        for family in FAMILIES {
+        for family in families {
             let is_missed = |row: &Row, outcome: &Outcome| {
                 outcome.verdict == Verdict::Missed && row.timing() == Some(family.name)
             };

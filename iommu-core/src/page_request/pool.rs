@@ -6,6 +6,7 @@
 use super::list::{Link, Links, List, NONE};
 use super::request::{GROUP_INDEX_BITS, Origin, PageRequest, Permissions, Response};
 use crate::ids::Pasid;
+use crate::planted::{self, Fault};
 use alloc::boxed::Box;
 use alloc::vec;
 
@@ -40,7 +41,7 @@ pub(super) struct Answerable {
 }
 
 /// One page of a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Page {
     /// The I/O virtual address in bytes; a page's first, except for a stall.
     pub address: u64,
@@ -145,7 +146,7 @@ impl Pool {
         request: &PageRequest,
         is_served: impl FnOnce(Pasid) -> bool,
     ) -> Outcome {
-        if request.is_stop_marker() {
+        if request.is_stop_marker() && !planted::is(Fault::StopMarkerAnswered) {
             return Outcome::Taken;
         }
         let (known, depth) = self.find(request);
@@ -194,12 +195,28 @@ impl Pool {
         Some(self.release(slot))
     }
 
-    /// The page at `link`, or the first one, of the group that was taken out as `number`, and where
-    /// the next is.
-    pub(super) fn page(&self, slot: Link, number: u64, link: Option<Link>) -> Option<(Page, Link)> {
-        let group = self.in_service(slot, number)?;
-        let at = self.pages.get(usize::from(link.unwrap_or(group.pages.0)))?;
-        Some((at.page, at.next))
+    /// Copies pages of the group that was taken out as `number`, from `link` or the first one on, and
+    /// says how many, and where the next is.
+    pub(super) fn pages(
+        &self,
+        slot: Link,
+        number: u64,
+        link: Option<Link>,
+        to: &mut [Page],
+    ) -> (usize, Link) {
+        let Some(group) = self.in_service(slot, number) else {
+            return (0, NONE);
+        };
+        let mut link = link.unwrap_or(group.pages.0);
+        let mut count = 0;
+        for place in to {
+            let Some(at) = self.pages.get(usize::from(link)) else {
+                break;
+            };
+            (*place, link) = (at.page, at.next);
+            count += 1;
+        }
+        (count, link)
     }
 
     /// Ends every group that `concerns` says, whatever its state, and hands over those that are
@@ -229,6 +246,9 @@ impl Pool {
     /// The queue overflowed: the last requests of open groups may be lost and answered, so these
     /// groups and what is remembered of refused ones are forgotten. Complete groups stay.
     pub(super) fn overflowed(&mut self) {
+        if planted::is(Fault::OpenGroupsKept) {
+            return;
+        }
         while let Some(slot) = self.open.first() {
             self.close(slot);
             self.release(slot);
@@ -244,7 +264,8 @@ impl Pool {
     fn in_service(&self, slot: Link, number: u64) -> Option<&Group> {
         self.groups
             .get(usize::from(slot))
-            .filter(|group| group.state == State::InService && group.number == number)
+            .filter(|group| group.state == State::InService)
+            .filter(|group| group.number == number || planted::is(Fault::LateAnswerTaken))
     }
 
     /// Refuses a request: its group is answered when its last request comes.
@@ -264,7 +285,9 @@ impl Pool {
     /// Whether a request of its group was refused; the last one ends that.
     fn is_poisoned(&mut self, request: &PageRequest) -> bool {
         let (word, bit) = poison_bit(request.group);
-        let poisoned = request.origin == Origin::PageRequest && self.poisoned[word] & bit != 0;
+        let poisoned = request.origin == Origin::PageRequest
+            && self.poisoned[word] & bit != 0
+            && !planted::is(Fault::PoisonForgotten);
         if poisoned && request.last {
             self.poisoned[word] &= !bit;
         }
@@ -279,7 +302,8 @@ impl Pool {
             Origin::Stall => NONE,
         };
         while let Some(group) = self.groups.get(usize::from(slot)) {
-            if group.key.group == request.group && group.key.pasid == request.pasid {
+            let is_its = group.key.pasid == request.pasid || planted::is(Fault::GroupsMixPasids);
+            if group.key.group == request.group && is_its {
                 return (Some(slot), depth);
             }
             (slot, depth) = (group.chain, depth + 1);
@@ -296,6 +320,9 @@ impl Pool {
         let Some(oldest) = self.open.first() else {
             return false;
         };
+        if planted::is(Fault::EndlessGroupsKept) {
+            return false;
+        }
         self.poison(self.groups[usize::from(oldest)].key.group);
         self.close(oldest);
         self.release(oldest);
@@ -374,7 +401,12 @@ impl Pool {
     }
 
     fn bucket(&self, pasid: Pasid, group: u16) -> usize {
-        let key = pasid.get() << GROUP_INDEX_BITS | u32::from(group);
+        let pasid = if planted::is(Fault::GroupsMixPasids) {
+            0
+        } else {
+            pasid.get()
+        };
+        let key = pasid << GROUP_INDEX_BITS | u32::from(group);
         let bits = self.buckets.len().trailing_zeros();
         (key.wrapping_mul(0x9e37_79b1) >> (u32::BITS - bits)) as usize
     }

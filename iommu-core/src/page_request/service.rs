@@ -2,13 +2,14 @@
 
 use super::devices::{Device, Devices, Next};
 use super::group::{PageGroup, PageRequestHandler};
-use super::list::Link;
+use super::list::{Link, NONE};
 use super::pool::Page;
 use super::request::{PageResponse, Response, Taken};
 use super::responses::Responses;
 use crate::error::{AttachError, QueueError};
 use crate::ids::{DeviceId, Pasid};
 use crate::iommu::{Iommu, PageFaults};
+use crate::planted::{self, Fault};
 use alloc::sync::Arc;
 use core::error::Error;
 use core::fmt;
@@ -159,7 +160,7 @@ impl PageRequests {
         let mut responses = Responses::new();
         let handler = {
             let mut devices = self.devices.lock();
-            let concerns = |its| its == pasid;
+            let concerns = |its| its == pasid && !planted::is(Fault::GroupsLeftAtUnbind);
             devices.end(device, concerns, |response| {
                 responses.add(&self.iommu, response)
             });
@@ -280,15 +281,19 @@ impl PageRequests {
         Some(its.response(group, response))
     }
 
-    pub(super) fn page(
+    pub(super) fn pages(
         &self,
         device: DeviceId,
         slot: Link,
         number: u64,
         link: Option<Link>,
-    ) -> Option<(Page, Link)> {
+        to: &mut [Page],
+    ) -> (usize, Link) {
         let mut devices = self.devices.lock();
-        devices.get(device)?.pool.page(slot, number, link)
+        match devices.get(device) {
+            Some(its) => its.pool.pages(slot, number, link, to),
+            None => (0, NONE),
+        }
     }
 }
 

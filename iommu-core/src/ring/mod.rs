@@ -201,7 +201,12 @@ impl<const WORDS: usize, R: QueueRegisters<WORDS>, P: Platform> Ring<WORDS, R, P
     /// Posts the list that `emit` produces as [`submit`](Self::submit) does, for who does not wait:
     /// the doorbell is rung at once, however many syncs are in flight.
     pub fn post(&self, emit: impl Fn(&mut dyn FnMut(Item<WORDS>))) -> Result<(), QueueError> {
-        self.append(Doorbell::AtOnce, emit).map(drop)
+        let doorbell = if planted::is(Fault::PostedNotRung) {
+            Doorbell::Shared
+        } else {
+            Doorbell::AtOnce
+        };
+        self.append(doorbell, emit).map(drop)
     }
 
     fn append(

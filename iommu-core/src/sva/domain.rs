@@ -8,7 +8,7 @@ use crate::ids::{DeviceId, Pasid, Tag};
 use crate::invalidation_set::{Attachment, InvalidationSet, Replaced, is_same};
 use crate::iommu::Iommu;
 use crate::operation::{Invalidation, Levels, Target};
-use crate::page_request::{PageRequestHandler, PageRequests};
+use crate::page_request::{PageRequestHandler, PageRequests, RouteError};
 use crate::page_table::PageTable;
 use crate::planted::{self, Fault};
 use alloc::sync::Arc;
@@ -94,23 +94,37 @@ impl Binding {
         let Attachment {
             device, pasid, tag, ..
         } = self.attachment;
+        if planted::is(Fault::HandlerPublishedEarly) {
+            self.publish()?;
+            return Ok(self.iommu.attach(device, pasid, tag, table)?);
+        }
         self.iommu.attach(device, pasid, tag, table)?;
-        let Some(resolver) = &self.resolver else {
-            return Ok(());
-        };
-        let handler = resolver.handler.clone();
-        if let Err(error) = resolver.page_requests.route(device, pasid, handler) {
+        if let Err(error) = self.publish() {
             self.iommu.detach(device, pasid)?;
             return Err(error.into());
         }
         Ok(())
     }
 
+    /// Hands page requests to their handler from now on, if there is one.
+    fn publish(&self) -> Result<(), RouteError> {
+        let Attachment { device, pasid, .. } = self.attachment;
+        match &self.resolver {
+            Some(Resolver {
+                page_requests,
+                handler,
+            }) => page_requests.route(device, pasid, handler.clone()),
+            None => Ok(()),
+        }
+    }
+
     /// Blocks the entry, takes what was cached through it out, and refuses further page requests.
     fn block(&self) -> Result<(), AttachError> {
         let Attachment { device, pasid, .. } = self.attachment;
         let result = self.iommu.block(device, pasid);
-        if let Some(resolver) = &self.resolver {
+        if let Some(resolver) = &self.resolver
+            && !planted::is(Fault::HandlerKeptAtExit)
+        {
             resolver.page_requests.unroute(device, pasid);
         }
         result
@@ -120,8 +134,13 @@ impl Binding {
     fn clear(&self) -> Result<(), AttachError> {
         let Attachment { device, pasid, .. } = self.attachment;
         if let Some(resolver) = &self.resolver {
+            if planted::is(Fault::DrainBeforeBlock) {
+                resolver.page_requests.drain(device, pasid)?;
+            }
             self.block()?;
-            resolver.page_requests.drain(device, pasid)?;
+            if !planted::is(Fault::DrainLeftOut) {
+                resolver.page_requests.drain(device, pasid)?;
+            }
         }
         self.iommu.detach(device, pasid)
     }

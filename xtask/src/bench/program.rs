@@ -168,6 +168,13 @@ impl Program {
         figures.read(&process::output(command)?)
     }
 
+    /// Counts heap calls, doorbells and waits of page requests.
+    pub fn page_requests(&self, figures: &mut Figures) -> Result<()> {
+        let mut command = Command::new(&self.path);
+        command.arg("faults");
+        figures.read(&process::output(command)?)
+    }
+
     /// Counts heap calls and bytes.
     pub fn facts(&self, figures: &mut Figures) -> Result<()> {
         let mut command = Command::new(&self.path);
