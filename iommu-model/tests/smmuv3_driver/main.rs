@@ -3,6 +3,8 @@
 
 #![allow(clippy::std_instead_of_alloc)]
 
+mod dma;
+#[path = "../smmuv3_bench/mod.rs"]
 mod smmuv3_bench;
 
 use iommu_core::Range;
@@ -22,6 +24,14 @@ use std::sync::Arc;
 const SEEDS: u64 = 8;
 const ADDRESS: u64 = 0x7f12_3456_7000;
 
+/// The driver of the bench's SMMU.
+fn probe(bench: &Bench) -> Unit<ModelPlatform> {
+    let smmu: Arc<dyn Hardware> = bench.smmu.clone();
+    let recorder = Arc::new(Recorder::default());
+    let parts = ModelPlatform::parts(&bench.machine, &smmu, &recorder);
+    Unit::probe(parts).expect("the SMMU comes up")
+}
+
 /// A driver on the bench, with one device enabled.
 struct Driven {
     unit: Unit<ModelPlatform>,
@@ -31,10 +41,7 @@ struct Driven {
 
 impl Driven {
     fn new(bench: &Bench, pasid_bits: u8, device_tlb: bool) -> Self {
-        let smmu: Arc<dyn Hardware> = bench.smmu.clone();
-        let recorder = Arc::new(Recorder::default());
-        let parts = ModelPlatform::parts(&bench.machine, &smmu, &recorder);
-        let unit = Unit::probe(parts).expect("the SMMU comes up");
+        let unit = probe(bench);
         let endpoint = bench.connect(DEVICE);
         endpoint.answer_always();
         let device = DeviceId(DEVICE);
@@ -113,6 +120,8 @@ fn page(address: u64) -> Range {
 /// specification gives a meaning to.
 fn everywhere(scene: impl Fn(&Bench)) {
     let play = |policy, seed, coherency| {
+        // Shown if the scene fails.
+        println!("{policy:?}, seed {seed}, {coherency:?}");
         let bench = Bench::with_memory(Configuration::default(), policy, seed, coherency);
         scene(&bench);
         assert_eq!(
