@@ -11,7 +11,7 @@ use crate::{setup, workspace};
 
 /// The version of cargo-tarpaulin that is installed if there is none. It reads the compiler's
 /// coverage by itself, so that no LLVM tools are needed.
-const TARPAULIN: &str = "0.35.2";
+const TARPAULIN: &str = "0.37.5";
 
 /// The rooms whose coverage is a promise, in each backend.
 const ROOMS: [&str; 4] = ["invalidate", "queue", "faults", "firmware"];
