@@ -85,6 +85,19 @@ impl Soak {
         Ok(())
     }
 
+    /// Operations that `tape` chooses, until it is at its end.
+    ///
+    /// # Errors
+    ///
+    /// As [`step`](Self::step).
+    pub fn play(&mut self, tape: Vec<u8>) -> Outcome {
+        self.scene.kernel.random.follow(tape);
+        while self.scene.kernel.random.follows() {
+            self.step()?;
+        }
+        Ok(())
+    }
+
     /// Ends every process and looks at everything.
     ///
     /// # Errors

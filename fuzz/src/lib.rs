@@ -11,6 +11,7 @@ pub mod config_space;
 pub mod events;
 pub mod firmware;
 pub mod invalidation;
+pub mod queue;
 
 use arbitrary::{Arbitrary, Unstructured};
 
@@ -25,6 +26,9 @@ pub const TARGETS: &[Target] = &[
     ("invalidation", invalidation::run),
     ("iommu_map", firmware::iommu_map),
     ("iort", firmware::iort),
+    ("queue_riscv", queue::riscv),
+    ("queue_smmuv3", queue::smmuv3),
+    ("queue_vtd", queue::vtd),
     ("rimt", firmware::rimt),
 ];
 
