@@ -4,8 +4,8 @@
 //! A kernel reads a [`Function`] at enumeration, and calls [`Services::enable`] after the IOMMU has
 //! the device's entry ([`Iommu::enable_device`](crate::iommu::Iommu::enable_device)): a device may
 //! ask for translations only when the IOMMU answers them. It calls [`Services::disable`] before
-//! [`Iommu::disable_device`](crate::iommu::Iommu::disable_device), and around a reset as
-//! [`Services::stop`] says.
+//! [`Iommu::disable_device`](crate::iommu::Iommu::disable_device). For a device that is reset now and
+//! then, [`ResetHandshake`](crate::sva::ResetHandshake) holds them.
 //!
 //! Configuration space is what a device says of itself: nothing here trusts it. A chain of
 //! capabilities ends after as many steps as configuration space has room for, and a function that
@@ -18,7 +18,7 @@ mod path;
 mod services;
 mod spec;
 #[cfg(all(test, not(loom)))]
-mod tests;
+pub(crate) mod tests;
 
 pub use config_space::ConfigSpace;
 pub use error::PcieError;

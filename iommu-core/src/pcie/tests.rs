@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 /// A function's configuration space, with the write rules of the registers that matter.
 #[derive(Debug)]
-struct Fake {
+pub(crate) struct Fake {
     words: RefCell<Vec<u32>>,
     /// What is written where, in order.
     writes: RefCell<Vec<(u16, u32)>>,
@@ -38,7 +38,7 @@ impl Fake {
     }
 
     /// An endpoint with everything: 20 PASID bits, 64 page requests, a queue of 8 invalidations.
-    fn endpoint() -> Self {
+    pub(crate) fn endpoint() -> Self {
         let mut fake = Self::empty();
         fake.set(0x00, 0x1234_8086);
         fake.set(0x04, 1 << 20);
@@ -62,6 +62,27 @@ impl Fake {
             (ACS + 4, 0x007f_0000),
         ]);
         fake
+    }
+
+    /// As after a reset: everything disabled.
+    pub(crate) fn reset(&self) {
+        for (&offset, &writable) in &self.writable {
+            self.set(offset, self.read(offset) & !writable);
+        }
+        self.set(PRI + 4, 0x8100_0000);
+    }
+
+    /// As after a surprise removal.
+    pub(crate) fn remove(&self) {
+        self.words.borrow_mut().fill(u32::MAX);
+    }
+
+    /// Whether PASID, ATS and page requests are enabled: all, or none.
+    pub(crate) fn is_enabled(&self) -> bool {
+        let enabled = [(PASID, 1 << 16), (ATS, 1 << 31), (PRI, 1)]
+            .map(|(capability, bit)| self.read(capability + 4) & bit != 0);
+        assert!(enabled.iter().all(|one| *one == enabled[0]), "{enabled:?}");
+        enabled[0]
     }
 
     fn port(kind: u32) -> Self {
@@ -94,7 +115,7 @@ impl ConfigSpace for Fake {
     }
 }
 
-const EVERYTHING: Wanted = Wanted {
+pub(crate) const EVERYTHING: Wanted = Wanted {
     pasid_bits: 20,
     execute: true,
     device_tlb: true,
@@ -102,7 +123,7 @@ const EVERYTHING: Wanted = Wanted {
     trusted: true,
 };
 
-fn no_ports<'a>() -> Path<'a, &'a Fake> {
+pub(crate) fn no_ports<'a>() -> Path<'a, &'a Fake> {
     Path(&[])
 }
 
@@ -254,7 +275,7 @@ fn a_removed_function_is_left_alone() {
     let fake = Fake::endpoint();
     let mut services =
         Services::enable(Function::read(&fake).unwrap(), &no_ports(), EVERYTHING).unwrap();
-    fake.words.borrow_mut().fill(u32::MAX);
+    fake.remove();
     fake.writes.take();
     assert!(!services.function().is_present());
     services.stop();

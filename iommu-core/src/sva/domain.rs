@@ -261,6 +261,9 @@ impl Domain {
         let config = iommu
             .device_config(device)
             .ok_or(AttachError::UnknownDevice(device))?;
+        if iommu.is_quarantined(device) {
+            return Err(BindError::Quarantined(device));
+        }
         let tag = match state.tag(iommu) {
             Some(tag) => tag,
             None => iommu.allocate_tag()?,

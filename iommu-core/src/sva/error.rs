@@ -31,6 +31,8 @@ pub enum BindError {
         /// The PASID of the requests, or [`Pasid::UNTAGGED`].
         pasid: Pasid,
     },
+    /// The device is cut off: its TLB does not answer, or it is being reset.
+    Quarantined(DeviceId),
     /// The IOMMU has no free address-space tag.
     Tags(TagsExhausted),
     /// The IOMMU did not take the device.
@@ -70,6 +72,7 @@ impl fmt::Display for BindError {
             Self::AlreadyBound { device, pasid } => {
                 write!(formatter, "device {device} PASID {pasid} is already bound")
             }
+            Self::Quarantined(device) => write!(formatter, "device {device} is cut off"),
             Self::Tags(error) => error.fmt(formatter),
             Self::Attach(error) => error.fmt(formatter),
             Self::Route(error) => error.fmt(formatter),

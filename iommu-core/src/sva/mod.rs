@@ -9,11 +9,13 @@
 
 mod domain;
 mod error;
+mod reset;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
 pub use domain::{Failure, FailureHandler};
 pub use error::{BindError, JoinError, UnbindError};
+pub use reset::{ResetHandshake, RestoreError};
 
 use crate::error::AttachError;
 use crate::ids::{DeviceId, Pasid};

@@ -1,6 +1,7 @@
 //! Binding, notification, exit and unbinding against IOMMUs that write down what they are asked.
 
 mod page_requests;
+mod reset;
 mod silent;
 
 use super::*;
@@ -29,6 +30,7 @@ enum Call {
     Respond(Vec<PageResponse>),
     Drain(DeviceId, Pasid),
     Quarantine(DeviceId),
+    Restore(DeviceId),
 }
 use Call::*;
 
@@ -196,6 +198,16 @@ impl Iommu for FakeIommu {
         self.log(Quarantine(device))?;
         self.standing.begin(device);
         Ok(())
+    }
+    fn is_quarantined(&self, device: DeviceId) -> bool {
+        self.standing.has(device)
+    }
+    fn restore(&self, device: DeviceId) -> Result<(), AttachError> {
+        self.log(Restore(device))?;
+        self.standing.end(device);
+        Ok(self
+            .ask(device)
+            .inspect_err(|_| self.standing.begin(device))?)
     }
     fn wait(&self, ticket: Ticket) -> Result<Completed, QueueError> {
         self.log(Wait)?;
