@@ -1,5 +1,6 @@
 //! The memory of the modelled machine, as the CPU sees it and as hardware sees it.
 
+use crate::machine::lock;
 use iommu_core::error::OutOfMemory;
 use iommu_core::ids::PhysicalAddress;
 use iommu_core::platform::{DmaBlock, DmaMemory};
@@ -7,8 +8,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Deref;
 use std::ptr::NonNull;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// Whether hardware snoops the CPU's caches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +41,11 @@ pub struct Memory {
     far: Option<Far>,
     /// Blocks in use: start and size in bytes.
     blocks: Mutex<BTreeMap<u64, u64>>,
+    watcher: Mutex<Option<Watcher>>,
 }
+
+/// What looks at the memory after each of a driver's stores that hardware sees.
+type Watcher = Arc<dyn Fn() + Send + Sync>;
 
 struct Far {
     hardware: Words,
@@ -92,6 +97,7 @@ impl Memory {
                 agreed: Words::new(size),
             }),
             blocks: Mutex::default(),
+            watcher: Mutex::default(),
         }
     }
 
@@ -237,6 +243,12 @@ impl Memory {
         }
     }
 
+    /// Calls `look` from now on whenever a driver has made stores visible to hardware that does not
+    /// snoop: the moments between which nothing changes for it. It must not change the memory.
+    pub fn watch(&self, look: impl Fn() + Send + Sync + 'static) {
+        *lock(&self.watcher) = Some(Arc::new(look));
+    }
+
     /// Evicts the line that holds `address`, as a cache may at any moment.
     pub fn evict(&self, address: u64) {
         self.clean_range(address / LINE * LINE, 8 * WORDS_PER_LINE);
@@ -316,6 +328,10 @@ unsafe impl DmaMemory for Memory {
 
     fn clean(&self, block: &DmaBlock, offset: usize, length: usize) {
         self.clean_range(block.physical.0 + offset as u64, length as u64);
+        let watcher = lock(&self.watcher).clone();
+        if let Some(look) = watcher {
+            look();
+        }
     }
 }
 

@@ -4,15 +4,19 @@ use crate::scene::{
     ADDRESS, DEVICE, PLAIN, Scene, Table, WITH_DEVICE_TLB, WRITABLE, device_tlb, invalidate, iotlb,
     page, pasid, schedules,
 };
+use alloc::sync::Arc;
 use iommu_core::Range;
 use iommu_core::error::QueueError;
 use iommu_core::ids::Pasid;
 use iommu_core::iommu::{DeviceConfig, Iommu, PageFaults};
 use iommu_core::operation::{Invalidation, Levels};
 use iommu_core::page_request::{PageRequest, PageResponse, Response, Taken};
+use iommu_core::platform::WalkerCoherency;
 use iommu_model::device::{Answers, Ended, Transfer};
 use iommu_model::riscv::{Configuration, RiscvIommu};
-use iommu_model::{Access, Hardware, Refusal, Request};
+use iommu_model::{Access, Coherency, Hardware, Policy, Refusal, Request};
+use iommu_riscv::Config;
+use std::sync::Mutex;
 
 const POISON: u64 = 0x5a5a_5a5a_5a5a_5a5a;
 /// V, R, W, U, G, A, D.
@@ -323,5 +327,73 @@ fn large_ranges_go_entirely() {
             }
             scene.assert_specified();
         });
+    }
+}
+
+/// A request comes after each store that the hardware sees.
+#[test]
+fn a_request_sees_a_whole_context_or_none() {
+    for directory_levels in [[true, true, true], [false, false, true]] {
+        let configuration = Configuration {
+            directory_levels,
+            ..Configuration::default()
+        };
+        let scene = Scene::with_memory(Policy::STRICT, 0, configuration, Coherency::NonCoherent);
+        let config = Config {
+            coherency: WalkerCoherency::NonCoherent,
+            ..Config::default()
+        };
+        let unit = scene.try_driver(config).unwrap();
+        let table = Table::new(&scene.machine.memory, 3);
+        table.map(ADDRESS, 0x8100_0000, WRITABLE);
+        let tag = unit.allocate_tag().unwrap();
+        let answers = Arc::new(Mutex::new(Vec::new()));
+        let (iommu, told) = (Arc::downgrade(&scene.iommu), answers.clone());
+        scene.machine.memory.watch(move || {
+            let request = Request {
+                device: DEVICE.0,
+                pasid: Some(0x12345),
+                privileged: false,
+                address: ADDRESS,
+                access: Access::Read,
+            };
+            if let Some(iommu) = iommu.upgrade() {
+                let answer = iommu.translate(&request);
+                let address = answer.map(|translation| translation.address);
+                told.lock().unwrap().push(address);
+            }
+        });
+        let wide = DeviceConfig {
+            pasid_bits: 20,
+            ..PLAIN
+        };
+        for _ in 0..2 {
+            unit.enable_device(DEVICE, wide).unwrap();
+            let process = pasid(0x12345);
+            unit.attach(DEVICE, process, tag, &table.neutral()).unwrap();
+            unit.detach(DEVICE, process).unwrap();
+            unit.disable_device(DEVICE).unwrap();
+        }
+        // Reading the fault queue is a moment to look, too.
+        let answers = core::mem::take(&mut *answers.lock().unwrap());
+        // No device, no process, or the page; never a table that is not there, nor another address.
+        let whole = [
+            Err(Refusal::UnsupportedRequest),
+            Err(Refusal::NotPresent),
+            Ok(0x8100_0000),
+        ];
+        assert!(whole.iter().all(|answer| answers.contains(answer)));
+        assert!(
+            answers.iter().all(|answer| whole.contains(answer)),
+            "{answers:x?}"
+        );
+        // What is refused is so for want of a valid entry.
+        let mut codes = Vec::new();
+        unit.take_faults(&mut |fault| codes.push(fault.code));
+        assert!(
+            codes.iter().all(|code| [258, 266].contains(code)),
+            "{codes:?}"
+        );
+        scene.assert_specified();
     }
 }
