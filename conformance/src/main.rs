@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 mod options;
+mod planted;
 mod report;
 
 use options::{Options, Task};
@@ -25,7 +26,13 @@ fn main() -> ExitCode {
     };
     // A case that panics says so in the matrix.
     std::panic::set_hook(Box::new(|_| ()));
+    let soak_time = match options.task {
+        Task::Soak(time) => Some(time),
+        Task::Matrix | Task::List => None,
+    };
     let held = match options.task {
+        _ if options.planted => planted::try_all(soak_time),
+        _ if options.hunt => planted::hunt(&options, &options.makers(), soak_time),
         Task::List => list(),
         Task::Matrix => matrix(&options),
         Task::Soak(time) => soak(&options, time),

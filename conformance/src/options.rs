@@ -14,6 +14,10 @@ pub struct Options {
     pub quiet: bool,
     /// The time of a soak is for each rig, not for all together.
     pub each: bool,
+    /// Looks for the one fault that is planted in this process.
+    pub hunt: bool,
+    /// Tries every fault that can be planted.
+    pub planted: bool,
 }
 
 pub enum Task {
@@ -31,6 +35,8 @@ impl Options {
             seed: None,
             quiet: false,
             each: false,
+            hunt: false,
+            planted: false,
         };
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
@@ -39,6 +45,8 @@ impl Options {
                 "--case" => options.cases.push(value()?),
                 "--seed" => options.seed = Some(number(&value()?)?),
                 "--soak" => options.task = Task::Soak(Duration::from_secs(number(&value()?)?)),
+                "--hunt" => options.hunt = true,
+                "--planted" => options.planted = true,
                 "--each" => options.each = true,
                 "--list" => options.task = Task::List,
                 "--quiet" => options.quiet = true,

@@ -13,7 +13,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// What a run that does not end is given.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(40);
 /// Operations of one schedule of a soak.
 const SCHEDULE: u64 = 1000;
 

@@ -6,6 +6,7 @@
 mod bench;
 mod boot;
 mod build;
+mod conformance;
 mod demo;
 mod fuzz;
 mod guest;
@@ -61,6 +62,19 @@ Examples:
   cargo xtask test --list
   cargo xtask test --only unit --only loom")]
     Test(test::Options),
+    /// Run the conformance suite: every case on every rig, against an oracle of its own.
+    #[command(after_help = "\
+Prints a matrix, cases by rigs: green, RED with the history around the failure, or skip with the reason. Each case runs once with
+hardware that does everything at once, and with several seeds on hardware that takes every freedom its specification gives.
+
+Examples:
+  cargo xtask conformance
+  cargo xtask conformance --rig riscv --case copy-on-write
+  cargo xtask conformance --soak 600
+  cargo xtask conformance --rig smmuv3 --soak 10 --seed 4
+  cargo xtask conformance --planted
+  cargo xtask conformance --planted --soak 20")]
+    Conformance(conformance::Options),
     /// Measure the notifier core or the invalidation engine beside its peers, in one process.
     #[command(after_help = "\
 Prints the targets with what was measured, then the time of every peer. Only ratios within one run carry over to another machine;
@@ -140,6 +154,7 @@ fn perform(task: Task) -> Result<bool> {
             iommu,
         } => demo::on_qemu(&setup::prepare()?, &iommu.iommus(), &mut std::io::stdout()),
         Task::Test(options) => test::run(&options),
+        Task::Conformance(options) => conformance::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Setup => {

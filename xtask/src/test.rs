@@ -4,6 +4,8 @@ mod links;
 mod planted;
 mod stages;
 
+pub use stages::cargo;
+
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;

@@ -21,7 +21,7 @@ pub const LIBRARIES: [&str; 5] = [
 pub const LOOM_PREEMPTIONS: &str = "3";
 
 /// Every stage.
-pub static STAGES: [Stage; 8] = [
+pub static STAGES: [Stage; 9] = [
     Stage {
         name: "format",
         about: "the code is formatted as rustfmt does it",
@@ -56,6 +56,11 @@ pub static STAGES: [Stage; 8] = [
         name: "fuzz",
         about: "every fuzz target on its corpus and some inputs more",
         run: fuzz,
+    },
+    Stage {
+        name: "conformance",
+        about: "every case of the conformance suite on the models of all three IOMMUs",
+        run: conformance,
     },
     Stage {
         name: "qemu",
@@ -161,6 +166,13 @@ fn fuzz(log: &mut Log) -> Result<()> {
     log.highlight(&[""]);
     ensure!(fuzz::smoke(log)?, "a fuzz target found something");
     Ok(())
+}
+
+fn conformance(log: &mut Log) -> Result<()> {
+    log.highlight(&["RED", "skip ", "shows:"]);
+    log.run(crate::conformance::command(
+        &crate::conformance::Options::default(),
+    ))
 }
 
 fn qemu(log: &mut Log) -> Result<()> {
