@@ -9,6 +9,7 @@
 #![allow(clippy::std_instead_of_alloc, clippy::std_instead_of_core)]
 
 pub mod cases;
+pub mod demo;
 pub mod kernel;
 pub mod oracle;
 pub mod outcome;

@@ -28,12 +28,13 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|_| ()));
     let soak_time = match options.task {
         Task::Soak(time) => Some(time),
-        Task::Matrix | Task::List => None,
+        Task::Matrix | Task::List | Task::Demo => None,
     };
     let held = match options.task {
         _ if options.planted => planted::try_all(soak_time),
         _ if options.hunt => planted::hunt(&options, &options.makers(), soak_time),
         Task::List => list(),
+        Task::Demo => demo(&options),
         Task::Matrix => matrix(&options),
         Task::Soak(time) => soak(&options, time),
     };
@@ -54,6 +55,15 @@ fn list() -> bool {
         println!("  {:<20} {}", case.name, case.about);
     }
     true
+}
+
+/// On the fully equipped model of each IOMMU.
+fn demo(options: &Options) -> bool {
+    let makers = options.makers().into_iter();
+    makers
+        .filter(|maker| !maker.name().contains('-'))
+        .map(shootdown_conformance::demo::run)
+        .fold(true, |all, held| all & held)
 }
 
 fn matrix(options: &Options) -> bool {

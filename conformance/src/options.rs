@@ -23,6 +23,7 @@ pub struct Options {
 pub enum Task {
     Matrix,
     List,
+    Demo,
     Soak(Duration),
 }
 
@@ -48,6 +49,7 @@ impl Options {
                 "--hunt" => options.hunt = true,
                 "--planted" => options.planted = true,
                 "--each" => options.each = true,
+                "--demo" => options.task = Task::Demo,
                 "--list" => options.task = Task::List,
                 "--quiet" => options.quiet = true,
                 _ => return Err(format!("{argument} is not known")),

@@ -30,14 +30,16 @@ pub enum Cell {
 
 /// The freedoms that every case is run with: none, and all with some seeds.
 pub fn freedoms(seed: Option<u64>) -> Vec<Freedom> {
-    let free = |seed| Freedom {
-        policy: Policy::FREE,
-        seed,
-    };
+    let free = |seed| free(seed, Policy::FREE);
     match seed {
         Some(seed) => vec![strict(seed), free(seed)],
         None => vec![strict(1), free(1), free(2), free(3)],
     }
+}
+
+/// A policy with a seed.
+pub const fn free(seed: u64, policy: Policy) -> Freedom {
+    Freedom { policy, seed }
 }
 
 fn strict(seed: u64) -> Freedom {

@@ -4,6 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::machines::Iommu;
 use crate::test::cargo;
 use crate::workspace;
 
@@ -40,6 +41,26 @@ pub struct Options {
 /// When cargo cannot be started.
 pub fn run(options: &Options) -> Result<bool> {
     let status = command(options).status().context("cannot start cargo")?;
+    Ok(status.success())
+}
+
+/// Tells the story on the models of `iommus`; true if every promise held.
+///
+/// # Errors
+/// When cargo cannot be started.
+pub fn demo(iommus: &[Iommu]) -> Result<bool> {
+    let mut command = cargo(&[
+        "run",
+        "--quiet",
+        "--package",
+        "shootdown-conformance",
+        "--",
+        "--demo",
+    ]);
+    for iommu in iommus {
+        command.args(["--rig", &iommu.to_string()]);
+    }
+    let status = command.status().context("cannot start cargo")?;
     Ok(status.success())
 }
 

@@ -38,15 +38,16 @@ enum Task {
     /// Show shared virtual addressing at work: run the scenario on each IOMMU and tell it, a line a step.
     #[command(after_help = "\
 After the scenario comes a control run with the invalidation left out: the stale access must then be seen to succeed.
-Everything needed is found or downloaded once into target/setup/.
+On the models nothing else is needed; for QEMU, what is needed is found or downloaded once into target/setup/.
 
 Examples:
   cargo xtask demo
   cargo xtask demo vtd
+  cargo xtask demo --on qemu
   SHOOTDOWN_QEMU=/opt/qemu/bin cargo xtask demo --on qemu riscv")]
     Demo {
         /// What plays the hardware.
-        #[arg(long, value_enum, default_value_t = Rig::Qemu)]
+        #[arg(long, value_enum, default_value_t = Rig::Model)]
         on: Rig,
         /// Which IOMMU.
         #[arg(value_enum, default_value_t = Which::All)]
@@ -111,6 +112,8 @@ Example:
 /// What plays the hardware in the demo.
 #[derive(Clone, Copy, ValueEnum)]
 enum Rig {
+    /// Software models of the IOMMUs and of PCIe devices with TLBs. Needs nothing.
+    Model,
     /// QEMU's IOMMUs, with the drivers inside a bare-metal kernel.
     Qemu,
 }
@@ -149,6 +152,10 @@ fn main() -> ExitCode {
 /// Does `task`; false if it was done and something did not hold.
 fn perform(task: Task) -> Result<bool> {
     match task {
+        Task::Demo {
+            on: Rig::Model,
+            iommu,
+        } => conformance::demo(&iommu.iommus()),
         Task::Demo {
             on: Rig::Qemu,
             iommu,
