@@ -36,6 +36,26 @@ impl Case {
     }
 }
 
+/// How often [`read`] has the operation in its loop, so that the loop itself costs next to nothing.
+const UNROLLED: u64 = 4;
+
+/// Repeats `operation` and adds up what it reads. `state` stays in a register.
+pub fn read<S: Copy + 'static>(state: S, operation: impl Fn(S) -> u64 + 'static) -> Work {
+    Box::new(move |times| {
+        let state = state;
+        let mut sum = 0_u64;
+        let mut read = || sum = sum.wrapping_add(operation(state));
+        for _ in 0..times / UNROLLED {
+            read();
+            read();
+            read();
+            read();
+        }
+        (0..times % UNROLLED).for_each(|_| read());
+        black_box(sum);
+    })
+}
+
 /// Repeats `operation`. `state` stays in a register, so that the loop adds as little as it can.
 pub fn repeat<S: Copy + 'static, R>(state: S, operation: impl Fn(S) -> R + 'static) -> Work {
     Box::new(move |times| {

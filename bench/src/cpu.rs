@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use core_notifier::{CpuCounter, Hooked, Hooks, Srcu};
+use core_notifier::{Hooked, Hooks, Srcu};
 
 /// How many threads may ask for a number.
 pub const CPUS: usize = 64;
@@ -44,8 +44,9 @@ impl Threads {
     }
 }
 
-// SAFETY: `number` belongs to the calling thread alone, no signal handler enters sections, and the
-// expedited `membarrier` has every running thread of the process execute a full barrier; those that
+// SAFETY: `main` and the crew's threads, all there are, have brought themselves up before anything
+// else, so `number` is below `CPUS` and the calling thread's alone; no signal handler enters sections;
+// the expedited `membarrier` has every running thread of the process execute a full barrier; those that
 // do not run passed through one in the scheduler.
 unsafe impl Hooks for Threads {
     fn cpus(&self) -> usize {
@@ -53,12 +54,10 @@ unsafe impl Hooks for Threads {
     }
 
     #[inline]
-    fn increment(&self, counter: CpuCounter<'_>) {
+    fn with_cpu<R>(&self, work: impl FnOnce(usize) -> R) -> R {
         let cpu = number();
         debug_assert!(cpu < CPUS, "the thread was not brought up");
-        // SAFETY: `main` and the crew's threads, all there are, have brought themselves up before
-        // anything else, so the number is below `CPUS` and no other thread has it.
-        unsafe { counter.increment(cpu) };
+        work(cpu)
     }
 
     fn barrier(&self) {

@@ -51,14 +51,13 @@ fn ours<M: Mode>(name: &'static str, intervals: usize, srcu: Srcu<M>) -> Case {
     })
 }
 
-/// Tells everyone, each of whom looks whether he is meant: once, though starts and ends need two
-/// rounds.
+/// Tells everyone of the start and of the end, each of whom looks whether he is meant.
 fn linux_list(intervals: usize) -> Case {
     let subscriber = |number| -> Arc<dyn Notifier> { Arc::new(Subscriber::new(number)) };
     let list = forever(LinuxList::new((0..intervals as u64).map(subscriber)));
     Case::new("Linux SRCU model, call everyone", move || {
         repeat((list, targets(intervals)), |(list, targets)| {
-            list.invalidate_range(targets.next());
+            list.start_and_end(targets.next());
         })
     })
 }
@@ -95,8 +94,14 @@ impl IntervalNotifier for Subscriber {
 }
 
 impl Notifier for Subscriber {
-    fn invalidate_range(&self, range: Range) {
-        if range.start() < self.interval.end() && self.interval.start() < range.end() {
+    fn invalidate_range_start(&self, range: Range) {
+        if self.interval.overlaps(range) {
+            self.count();
+        }
+    }
+
+    fn invalidate_range_end(&self, range: Range) {
+        if self.interval.overlaps(range) {
             self.count();
         }
     }

@@ -1,16 +1,15 @@
 //! Enter, follow one pointer, leave.
 
-use std::sync::Arc;
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use arc_swap::ArcSwap;
-use core_notifier::{Mode, Published, Srcu};
+use core_notifier::{Mode, Srcu};
 use crossbeam_epoch::Collector;
 
-use crate::case::{Case, forever, repeat};
+use crate::case::{Case, forever, read};
 use crate::cpu::Threads;
-use crate::floor::Counters;
+use crate::floor::{Counters, PerCpu};
 use crate::peers::linux_srcu::LinuxSrcu;
 
 /// What the pointer points to.
@@ -22,6 +21,7 @@ pub fn cases() -> Vec<Case> {
         load(),
         locked_floor(),
         plain_floor(),
+        two_stores(),
         fenced(),
         hooked(),
         crossbeam_local(),
@@ -36,10 +36,19 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
+/// A case that repeats `operation` on `state`, which all threads share.
+fn reading<S: Sync>(
+    name: &'static str,
+    state: &'static S,
+    operation: impl Fn(&'static S) -> u64 + Copy + Send + Sync + 'static,
+) -> Case {
+    Case::new(name, move || read(state, operation))
+}
+
 /// What every protected read does besides protecting.
 pub fn load() -> Case {
     let pointer = forever(AtomicPtr::new(Box::into_raw(Box::new(VALUE))));
-    Case::shared("load only", pointer, |pointer| {
+    reading("load only", pointer, |pointer| {
         // SAFETY: the value is never freed.
         unsafe { *pointer.load(Ordering::Acquire) }
     })
@@ -50,7 +59,7 @@ fn locked_floor() -> Case {
     let pointer = forever(AtomicPtr::new(Box::into_raw(Box::new(VALUE))));
     Case::new("floor: 1 locked", move || {
         let counters = forever(Counters::default());
-        repeat((counters, pointer), |(counters, pointer)| {
+        read((counters, pointer), |(counters, pointer)| {
             // SAFETY: the value is never freed.
             counters.locked(|| unsafe { *pointer.load(Ordering::SeqCst) })
         })
@@ -61,31 +70,53 @@ fn locked_floor() -> Case {
 fn plain_floor() -> Case {
     let pointer = forever(AtomicPtr::new(Box::into_raw(Box::new(VALUE))));
     Case::new("floor: 2 plain", move || {
-        let counters = forever(Counters::default());
-        repeat((counters, pointer), |(counters, pointer)| {
+        let counters = forever(PerCpu::new());
+        read((counters, pointer), |(counters, pointer)| {
             // SAFETY: the value is never freed.
             counters.plain(|| unsafe { *pointer.load(Ordering::Acquire) })
         })
     })
 }
 
+/// What two plain stores to a CPU's own word cost, which would not do for sections that nest.
+fn two_stores() -> Case {
+    let pointer = forever(AtomicPtr::new(Box::into_raw(Box::new(VALUE))));
+    Case::new("2 stores, nothing else", move || {
+        let counters = forever(PerCpu::new());
+        read((counters, pointer), |(counters, pointer)| {
+            // SAFETY: the value is never freed.
+            counters.stores(|| unsafe { *pointer.load(Ordering::Acquire) })
+        })
+    })
+}
+
 /// Our read section, for kernels that supply no hooks.
 pub fn fenced() -> Case {
-    ours("fenced", Srcu::new())
+    ours("fenced", Srcu::new(), |pointer| {
+        pointer.load(Ordering::SeqCst)
+    })
 }
 
 /// Our read section, for kernels that supply hooks.
 pub fn hooked() -> Case {
-    ours("hooked", Threads::domain())
+    ours("hooked", Threads::domain(), |pointer| {
+        pointer.load(Ordering::Acquire)
+    })
 }
 
-fn ours<M: Mode>(name: &'static str, srcu: Srcu<M>) -> Case {
-    let published = Published::new(Arc::new(srcu));
-    assert!(published.replace(Some(Box::new(VALUE))).is_none());
-    let published = forever(published);
+/// `load` is how a section of that mode loads a pointer.
+fn ours<M: Mode>(
+    name: &'static str,
+    srcu: Srcu<M>,
+    load: impl Fn(&AtomicPtr<u64>) -> *mut u64 + Copy + Send + Sync + 'static,
+) -> Case {
+    let srcu = forever(srcu);
+    let pointer = forever(AtomicPtr::new(Box::into_raw(Box::new(VALUE))));
     Case::new(name, move || {
-        repeat(published, |published| {
-            *published.read().expect("published above")
+        read((srcu, pointer), move |(srcu, pointer)| {
+            let _section = srcu.read();
+            // SAFETY: the value is never freed.
+            unsafe { *load(pointer) }
         })
     })
 }
@@ -96,7 +127,7 @@ pub fn crossbeam_local() -> Case {
     let pointer = forever(crossbeam_epoch::Atomic::new(VALUE));
     Case::new("crossbeam LocalHandle::pin", move || {
         let handle = forever(collector.register());
-        repeat((handle, pointer), |(handle, pointer)| {
+        read((handle, pointer), |(handle, pointer)| {
             let guard = handle.pin();
             // SAFETY: the value is never freed.
             unsafe { *pointer.load(Ordering::Acquire, &guard).deref() }
@@ -106,7 +137,7 @@ pub fn crossbeam_local() -> Case {
 
 fn crossbeam_default() -> Case {
     let pointer = forever(crossbeam_epoch::Atomic::new(VALUE));
-    Case::shared("crossbeam pin", pointer, |pointer| {
+    reading("crossbeam pin", pointer, |pointer| {
         let guard = crossbeam_epoch::pin();
         // SAFETY: the value is never freed.
         unsafe { *pointer.load(Ordering::Acquire, &guard).deref() }
@@ -122,7 +153,7 @@ fn seize() -> Case {
         collector: seize::Collector::new(),
         pointer: AtomicPtr::new(Box::into_raw(Box::new(VALUE))),
     });
-    Case::shared("seize enter", shared, |shared| {
+    reading("seize enter", shared, |shared| {
         use seize::Guard;
         let guard = shared.collector.enter();
         // SAFETY: the value is never freed.
@@ -132,7 +163,7 @@ fn seize() -> Case {
 
 fn arc_swap() -> Case {
     let pointer = forever(ArcSwap::from_pointee(VALUE));
-    Case::shared("arc-swap load", pointer, |pointer| **pointer.load())
+    reading("arc-swap load", pointer, |pointer| **pointer.load())
 }
 
 /// The read side of Linux's SRCU.
@@ -140,7 +171,7 @@ pub fn linux_srcu() -> Case {
     let srcu = forever(LinuxSrcu::new());
     let pointer = forever(AtomicPtr::new(Box::into_raw(Box::new(VALUE))));
     Case::new("Linux SRCU model", move || {
-        repeat((srcu, pointer), |(srcu, pointer)| {
+        read((srcu, pointer), |(srcu, pointer)| {
             let _section = srcu.read();
             // SAFETY: the value is never freed.
             unsafe { *pointer.load(Ordering::Acquire) }
@@ -150,17 +181,17 @@ pub fn linux_srcu() -> Case {
 
 fn locks() -> [Case; 3] {
     [
-        Case::shared(
+        reading(
             "std RwLock",
             forever(RwLock::new(Box::new(VALUE))),
             |lock| **lock.read().unwrap(),
         ),
-        Case::shared(
+        reading(
             "parking_lot RwLock",
             forever(parking_lot::RwLock::new(Box::new(VALUE))),
             |lock| **lock.read(),
         ),
-        Case::shared(
+        reading(
             "spin RwLock",
             forever(spin::RwLock::new(Box::new(VALUE))),
             |lock| **lock.read(),

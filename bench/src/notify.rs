@@ -10,7 +10,7 @@ use crossbeam_epoch::Collector;
 
 use crate::case::{Case, forever, repeat};
 use crate::cpu::Threads;
-use crate::floor::Counters;
+use crate::floor::{Counters, PerCpu};
 use crate::peers::linux_srcu::LinuxSrcu;
 
 /// How many subscribers there are, from group to group.
@@ -41,6 +41,7 @@ pub fn cases(subscribers: usize) -> Vec<Case> {
         unprotected(array()),
         locked_floor(array()),
         plain_floor(array()),
+        two_stores(array()),
         fenced(subscribers),
         hooked(subscribers),
         linux_srcu(subscribers),
@@ -89,9 +90,19 @@ fn locked_floor(array: Vec<Arc<dyn Notifier>>) -> Case {
 fn plain_floor(array: Vec<Arc<dyn Notifier>>) -> Case {
     let array = forever(array);
     Case::new("floor: 2 plain, array", move || {
-        let counters = forever(Counters::default());
+        let counters = forever(PerCpu::new());
         repeat((counters, array), |(counters, array)| {
             counters.plain(|| tell(array));
+        })
+    })
+}
+
+fn two_stores(array: Vec<Arc<dyn Notifier>>) -> Case {
+    let array = forever(array);
+    Case::new("2 stores, nothing else, array", move || {
+        let counters = forever(PerCpu::new());
+        repeat((counters, array), |(counters, array)| {
+            counters.stores(|| tell(array));
         })
     })
 }
@@ -156,12 +167,28 @@ impl LinuxList {
     #[inline]
     pub fn invalidate_range(&self, range: Range) {
         if !self.head.load(Ordering::Relaxed).is_null() {
-            self.walk(range.start(), range.end());
+            self.walk(range.start(), range.end(), |notifier, range| {
+                notifier.invalidate_range(range);
+            });
+        }
+    }
+
+    /// Tells everyone of a start and of its end: two rounds, as in Linux.
+    #[inline]
+    pub fn start_and_end(&self, range: Range) {
+        if !self.head.load(Ordering::Relaxed).is_null() {
+            let (start, end) = (range.start(), range.end());
+            self.walk(start, end, |notifier, range| {
+                notifier.invalidate_range_start(range);
+            });
+            self.walk(start, end, |notifier, range| {
+                notifier.invalidate_range_end(range);
+            });
         }
     }
 
     #[inline(never)]
-    fn walk(&self, start: u64, end: u64) {
+    fn walk(&self, start: u64, end: u64, tell: impl Fn(&dyn Notifier, Range)) {
         let Ok(range) = Range::new(start, end) else {
             return;
         };
@@ -169,7 +196,7 @@ impl LinuxList {
         let mut next = self.head.load(Ordering::Acquire);
         // SAFETY: nodes come from `Box::into_raw` in `new` and are never freed.
         while let Some(node) = unsafe { next.as_ref() } {
-            node.notifier.invalidate_range(range);
+            tell(&*node.notifier, range);
             next = node.next.load(Ordering::Acquire);
         }
     }

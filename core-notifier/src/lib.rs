@@ -93,6 +93,6 @@ pub use notifier::{Notifier, NotifierKind};
 pub use passes::{Progress, Token};
 pub use range::Range;
 pub use srcu::{
-    Checked, Context, Counters, CpuCounter, Fenced, GracePeriod, Hooked, Hooks, Mode, Published,
-    Reader, Retired, Srcu, SrcuDomains, SrcuGuard,
+    Checked, Context, Counters, Fenced, GracePeriod, Hooked, Hooks, Mode, Published, Reader,
+    Retired, Srcu, SrcuDomains, SrcuGuard,
 };

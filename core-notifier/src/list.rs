@@ -16,6 +16,8 @@ use crate::srcu::{Fenced, Mode, Published, Reader, Retired, Srcu};
 /// The subscribers that notifications visit, newest first, as in Linux.
 pub(crate) struct List {
     subscribers: Vec<Subscriber>,
+    /// Whether everybody hears of ranges, in one pass.
+    plain: bool,
     /// Whether anybody works in two passes.
     two_passes: bool,
 }
@@ -44,6 +46,11 @@ impl Subscriber {
     pub(crate) fn has_two_passes(&self) -> bool {
         self.two_passes
     }
+
+    /// Whether it hears of ranges, in one pass.
+    fn is_plain(&self) -> bool {
+        self.kind.hears_ranges() && !self.two_passes
+    }
 }
 
 impl Deref for Subscriber {
@@ -58,6 +65,7 @@ impl List {
     fn with_capacity(capacity: usize) -> Self {
         List {
             subscribers: Vec::with_capacity(capacity),
+            plain: false,
             two_passes: false,
         }
     }
@@ -65,11 +73,32 @@ impl List {
     fn extend<'a>(&mut self, subscribers: impl IntoIterator<Item = &'a Subscriber>) {
         self.subscribers.extend(subscribers.into_iter().cloned());
         self.two_passes = self.subscribers.iter().any(Subscriber::has_two_passes);
+        self.plain = self.subscribers.iter().all(Subscriber::is_plain);
+    }
+
+    /// The one subscriber, if there is no other and he hears of ranges in one pass: the usual case.
+    #[inline]
+    pub(crate) fn only(&self) -> Option<&Subscriber> {
+        match &self.subscribers[..] {
+            [only] if self.plain => Some(only),
+            _ => None,
+        }
     }
 
     /// Everyone.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &dyn Notifier> {
         self.subscribers.iter().map(|subscriber| &**subscriber)
+    }
+
+    /// Whether everybody hears of ranges, in one pass.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.plain
+    }
+
+    /// Everyone, whatever they hear of.
+    pub(crate) fn subscribers(&self) -> &[Subscriber] {
+        &self.subscribers
     }
 
     /// Who hears of ranges that have been removed from the page table.
@@ -173,6 +202,13 @@ impl<M: Mode> Subscriptions<M> {
     #[inline]
     pub(crate) fn read(&self) -> Option<Reader<'_, List, M>> {
         self.list.read()
+    }
+
+    /// Calls `visit` with the list as it is now, for who has asked already whether [anybody is
+    /// listed](Self::has_listed).
+    #[inline]
+    pub(crate) fn visit(&self, visit: impl Fn(&List)) {
+        self.list.visit(visit);
     }
 
     /// As [`read`](Self::read), for who has asked already whether [anybody is

@@ -45,24 +45,32 @@ impl<W: Copy> Passes<W> {
         finish: impl FnOnce(W, &mut Token),
     ) {
         let mut token = Token::default();
-        if begin(who, &mut token) == Progress::Complete {
-            return;
-        }
-        let pending = self.pending.get_or_insert([None; PENDING]);
-        match pending.get_mut(self.count) {
-            Some(place) => {
-                *place = Some((who, token));
-                self.count += 1;
-            }
-            None => finish(who, &mut token),
+        if begin(who, &mut token) == Progress::Pending && !self.remember(who, &token) {
+            finish(who, &mut token);
         }
     }
 
-    /// Runs the second pass of everyone, in the order of the first.
-    pub(crate) fn finish(mut self, mut finish: impl FnMut(W, &mut Token)) {
-        let pending = self.pending.iter_mut().flatten();
-        for (who, token) in pending.flatten() {
-            finish(*who, token);
+    /// False if there is no room.
+    #[cold]
+    #[inline(never)]
+    fn remember(&mut self, who: W, token: &Token) -> bool {
+        let pending = self.pending.get_or_insert([None; PENDING]);
+        let Some(place) = pending.get_mut(self.count) else {
+            return false;
+        };
+        *place = Some((who, *token));
+        self.count += 1;
+        true
+    }
+
+    /// Runs the second pass of everyone, in the order of the first. Called once.
+    #[inline]
+    pub(crate) fn finish(&mut self, mut finish: impl FnMut(W, &mut Token)) {
+        if let Some(pending) = &mut self.pending {
+            core::hint::cold_path();
+            for (who, token) in pending.iter_mut().flatten() {
+                finish(*who, token);
+            }
         }
     }
 }

@@ -24,33 +24,45 @@ crate::planted_faults! {
     /// A bounded wait goes on when it is told to stop.
     NeverGivesUp => real "srcu" "a_leaked_guard";
     /// Fenced: locks are summed before unlocks.
-    LocksSummedFirst => loom "loom" "fenced::two_readers";
+    LocksSummedFirst => loom "loom" "fenced::two_readers fenced_shared::two_readers";
     /// Fenced: the sum of unlocks acquires nothing.
     SumNotAcquired => loom "loom" "fenced::one_reader_with_two_sections";
-    /// Fenced: the exit of a section that owns its slot releases nothing.
-    OwnedExitRelaxed => loom "loom" "fenced::one_reader_with_two_sections";
-    /// Fenced: the exit of a section on the shared slot releases nothing.
+    /// Fenced: a section goes on alone where another is.
+    AloneAnyway => loom "loom" "fenced::nested fenced::two_readers";
+    /// Fenced: the exit of a section that is alone on its line releases nothing.
+    OwnExitRelaxed => loom "loom" "fenced::one_reader_with_two_sections";
+    /// Fenced: the exit of a section on the shared line releases nothing.
     SharedExitRelaxed => loom "loom" "fenced::two_readers fenced::nested";
-    /// Fenced: the claim of a slot has no place in the total order.
+    /// Fenced: the entry on a line of one's own has no place in the total order.
     ClaimUnordered => loom "loom" "fenced::one_reader_with_two_sections";
-    /// Fenced: joining the shared slot has no place in the total order.
-    JoinUnordered => loom "loom" "fenced::two_readers";
-    /// Fenced: sums leave out the shared slot.
-    SharedSlotNotCounted => real "srcu" "a_leaked_guard";
+    /// Fenced: the entry on the shared line has no place in the total order.
+    JoinUnordered => loom "loom" "fenced_shared::one_reader_with_two_sections";
+    /// Hooked: the exit from a slot releases nothing.
+    SlotExitRelaxed => loom "loom" "hooked::one_reader_with_two_sections";
+    /// Hooked: a look that finds a slot free acquires nothing.
+    SlotNotAcquired => loom "loom" "hooked::one_reader_with_two_sections";
+    /// Hooked: a grace period does not look at slots.
+    SlotsNotLookedAt => loom "loom" "hooked::one_reader_with_two_sections";
+    /// Hooked: a section takes a slot that another owns.
+    ClaimWithoutLook => loom "loom" "hooked::nested";
+    /// Hooked: the claim of a slot acquires nothing from the previous owner.
+    ClaimNotAcquired => loom "loom" "hooked_moving";
     /// Hooked: a grace period issues no barrier on all CPUs.
     BarrierLeftOut => loom "loom" "hooked::one_reader_with_two_sections";
+    /// Hooked: slots are looked at before the barrier only.
+    BarrierAfterSlots => loom "loom" "hooked::one_reader_with_two_sections";
     /// Hooked: the barrier comes before both sums and not between them.
-    BarrierBeforeUnlocks => loom "loom" "hooked::one_reader_with_two_sections";
+    BarrierBeforeUnlocks => loom "loom" "hooked_shared::one_reader_with_two_sections";
     /// Hooked: the barrier comes after both sums and not between them.
-    BarrierAfterLocks => loom "loom" "hooked::one_reader_with_two_sections";
+    BarrierAfterLocks => loom "loom" "hooked_shared::one_reader_with_two_sections";
     /// Hooked: locks are summed before unlocks.
-    HookedLocksSummedFirst => loom "loom" "hooked::two_readers";
+    HookedLocksSummedFirst => loom "loom" "hooked_shared::two_readers";
     /// Hooked: the pointer of a published value is loaded relaxed.
     HookedFollowRelaxed => loom "loom" "hooked::published_value";
     /// Hooked: an expedited grace period waits for the ordinary barrier.
     ExpeditedBroadcastNotUsed => real "srcu" "expedited";
-    /// Hooked: sums leave out the last CPU.
-    LastCpuNotCounted => real "srcu" "hooked";
+    /// A grace period leaves out the last line: the shared one, or the last CPU.
+    LastLineNotLookedAt => real "srcu" "hooked a_leaked_guard";
     /// A replaced value is dropped without a wait for its readers.
     RetiredNotAwaited => loom "loom" "published_value";
     /// A replaced value that is dropped inside a section is dropped at once.

@@ -15,7 +15,7 @@ use alloc::sync::Arc;
 use core_notifier::{AddressSpace, Notifier, Published, Range, Srcu};
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicUsize, Ordering};
-use machine::{Cpus, Machine, Threads, interruptible};
+use machine::{Cpus, Machine, SharedCpus, SharedThreads, Threads, interruptible, move_to};
 
 const DESTROYED: usize = usize::MAX;
 
@@ -353,26 +353,61 @@ fn notification_against_unregister_no_release<M: Machine>(preemptions: Option<us
     });
 }
 
+/// A section moves to another CPU, and the next one takes the slot that it leaves.
+fn a_moving_section_against_one_grace_period(preemptions: Option<usize>) {
+    explore(3, preemptions, |machine: &Cpus| {
+        let scene = Scene::<Cpus, 2>::new(machine);
+        let moving = machine.spawn(1, {
+            let (scene, machine) = (scene.clone(), machine.clone());
+            move || {
+                let _section = scene.srcu.read();
+                let current = scene.current.load(Cpus::FOLLOW);
+                move_to(2);
+                machine.spawn(1, {
+                    let scene = scene.clone();
+                    move || scene.read()
+                });
+                assert_eq!(scene.values[current].get(), current);
+            }
+        });
+        machine.run(0, || scene.update(1));
+        moving.join().unwrap();
+    });
+}
+
 /// Each scene as a test in each mode, with a bound on preemptions of its own where one is given.
 macro_rules! tests {
-    ($($scene:ident $(fenced $fenced:literal)? $(hooked $hooked:literal)?,)*) => {
-        mod fenced {
+    ($fenced_mode:ident $threads:ident $hooked_mode:ident $cpus:ident
+     $($scene:ident $(fenced $fenced:literal)? $(hooked $hooked:literal)?,)*) => {
+        mod $fenced_mode {
             $(#[test]
             fn $scene() {
-                super::$scene::<super::Threads>(None $(.or(Some($fenced)))?);
+                super::$scene::<super::$threads>(None $(.or(Some($fenced)))?);
             })*
         }
 
-        mod hooked {
+        mod $hooked_mode {
             $(#[test]
             fn $scene() {
-                super::$scene::<super::Cpus>(None $(.or(Some($hooked)))?);
+                super::$scene::<super::$cpus>(None $(.or(Some($hooked)))?);
             })*
         }
     };
 }
 
+#[test]
+fn hooked_moving_section_against_one_grace_period() {
+    a_moving_section_against_one_grace_period(Some(2));
+}
+
 tests! {
+    fenced_shared SharedThreads hooked_shared SharedCpus
+    one_reader_with_two_sections_against_two_grace_periods,
+    two_readers_against_one_grace_period hooked 2,
+}
+
+tests! {
+    fenced Threads hooked Cpus
     one_reader_with_two_sections_against_two_grace_periods,
     two_readers_against_one_grace_period hooked 2,
     nested_sections_against_one_grace_period,

@@ -15,10 +15,10 @@ use std::{thread, thread_local};
 
 use common::{RANGE, Recorder, drain};
 use core_notifier::{
-    AddressSpace, Checked, Counters, Fenced, Hooked, Notifier, Published, Srcu, SrcuDomains,
+    AddressSpace, Checked, Counters, Fenced, Hooked, Mode, Notifier, Published, Srcu, SrcuDomains,
     UnregisterError, WaitError,
 };
-use kernel::{Kernel, Threads, set_cpu};
+use kernel::{Kernel, Preemptible, Threads, set_cpu};
 
 const CPUS: usize = 3;
 
@@ -49,7 +49,7 @@ fn hooked_sections_hold_up_a_grace_period_on_every_cpu() {
         set_cpu(cpu);
         let section = srcu.read();
         let stalled = srcu.synchronize_within(some_patience()).unwrap_err();
-        assert_eq!(stalled.counters, Some(Counters::AllCpus));
+        assert_eq!(stalled.counters, Some(Counters::Slot(cpu)));
         assert_eq!(stalled.sections, 1);
         drop(section);
         srcu.synchronize_within(some_patience()).unwrap();
@@ -93,13 +93,22 @@ struct Marked(AtomicBool);
 
 #[test]
 fn hooked_readers_against_an_updater() {
-    let (srcu, _) = hooked();
+    readers_against_an_updater(hooked().0, [0, 1]);
+}
+
+#[test]
+fn hooked_readers_that_share_a_cpu_against_an_updater() {
+    let mode = Hooked::new(Preemptible(Kernel::new(CPUS)));
+    readers_against_an_updater(Srcu::with_mode(mode, thread::yield_now), [0, 0]);
+}
+
+fn readers_against_an_updater<M: Mode>(srcu: Srcu<M>, cpus: [usize; 2]) {
     let published = Published::new(Arc::new(srcu));
     published.replace(Some(Box::new(Marked::default())));
     let done = AtomicBool::new(false);
     let seen = AtomicUsize::new(0);
     thread::scope(|scope| {
-        for cpu in 0..2 {
+        for cpu in cpus {
             let (published, done, seen) = (&published, &done, &seen);
             scope.spawn(move || {
                 set_cpu(cpu);

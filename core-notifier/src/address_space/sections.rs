@@ -295,7 +295,7 @@ impl<'a, 'b, M: Mode> Opening<'a, 'b, M> {
         }
     }
 
-    fn finish(self) {
+    fn finish(&mut self) {
         let (space, invalidation) = (self.space, self.invalidation);
         self.passes
             .finish(|who, token| finish(space, invalidation, who, token));

@@ -2,7 +2,7 @@
 
 use core::num::NonZeroUsize;
 
-use super::mode::{Counters, Mode, Readers, Section, Urgency};
+use super::mode::{Counters, Mode, Rank, Ranks, Readers, Urgency};
 use crate::planted::{self, Fault};
 use crate::primitive::{AtomicUsize, Ordering};
 
@@ -55,24 +55,42 @@ impl<M: Mode, C: Context> Checked<M, C> {
 }
 
 impl<M: Mode, C: Context> Readers for Checked<M, C> {
-    type Section<'a> = Remembered<'a, M>;
+    type Section<'a> = Remembered<'a, M::Section<'a>>;
 
     const FOLLOW: Ordering = M::FOLLOW;
 
+    fn rank(&self) -> Rank {
+        self.mode.rank()
+    }
+
+    fn set_rank(&self, rank: Rank) {
+        self.mode.set_rank(rank);
+    }
+
     #[inline]
-    fn enter(&self, rank: usize) -> Remembered<'_, M> {
+    fn enter(&self) -> Remembered<'_, M::Section<'_>> {
         Remembered {
             place: self.remember(),
-            section: self.mode.enter(rank),
+            section: self.mode.enter(),
         }
     }
 
-    fn balanced(&self, ranks: &[usize], urgency: Urgency) -> bool {
+    #[inline]
+    fn leave(&self, section: Remembered<'_, M::Section<'_>>) {
+        self.mode.leave(section.section);
+        if let Some(place) = section.place
+            && !planted::is(Fault::PlaceNotGivenBack)
+        {
+            place.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn balanced(&self, ranks: Ranks, urgency: Urgency) -> bool {
         self.mode.balanced(ranks, urgency)
     }
 
-    fn unbalanced(&self, rank: usize) -> Option<(Counters, usize)> {
-        self.mode.unbalanced(rank)
+    fn find_open(&self) -> Option<(Counters, usize)> {
+        self.mode.find_open()
     }
 
     fn context(&self) -> Option<NonZeroUsize> {
@@ -91,19 +109,8 @@ impl<M: Mode, C: Context> Readers for Checked<M, C> {
 }
 
 /// An open section whose context is remembered.
-pub struct Remembered<'a, M: Mode> {
-    section: M::Section<'a>,
+#[derive(Clone, Copy)]
+pub struct Remembered<'a, S> {
+    section: S,
     place: Option<&'a AtomicUsize>,
-}
-
-impl<M: Mode> Section for Remembered<'_, M> {
-    #[inline]
-    fn leave(&self) {
-        self.section.leave();
-        if let Some(place) = self.place
-            && !planted::is(Fault::PlaceNotGivenBack)
-        {
-            place.store(0, Ordering::Relaxed);
-        }
-    }
 }

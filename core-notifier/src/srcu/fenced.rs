@@ -1,143 +1,75 @@
 //! Readers that order themselves: one locked operation for each section.
 
-use super::mode::{Counters, Readers, Section, Urgency};
+use super::lines::{Counter, Entrance, Lines, Own, Place};
+use super::mode::{Counters, Rank, Ranks, Readers, Urgency};
 use crate::planted::{self, Fault};
-use crate::primitive::{AtomicUsize, Ordering, state_total_order};
+use crate::primitive::{Ordering, state_total_order};
 
-/// How many slots readers can own.
+/// How many lines there are for sections that have one for themselves. Behind them comes the one that
+/// the others share.
 #[cfg(not(loom))]
-const OWNED: usize = 16;
-/// One, so that two readers of a model meet both kinds of slot.
+const LINES: usize = 16;
+/// One, so that one of two readers of a model has to share.
 #[cfg(loom)]
-const OWNED: usize = 1;
-
-/// Sections entered and left, for each of the two ranks, modulo the word size.
-///
-/// On a cache line of its own, so that readers on different slots share none.
-#[repr(align(64))]
-struct Slot {
-    locks: [AtomicUsize; 2],
-    unlocks: [AtomicUsize; 2],
-}
-
-/// An open section in fenced mode.
-pub struct OnSlot<'a>(Exit<'a>);
-
-/// How a section leaves the slot that it entered.
-enum Exit<'a> {
-    /// The section owns the slot's rank: nobody else writes the counter, a plain store will do.
-    Owned {
-        /// The counter to write.
-        unlocks: &'a AtomicUsize,
-        /// What to write into it.
-        count: usize,
-    },
-    /// Others write the counter too.
-    Shared(&'a AtomicUsize),
-}
-
-impl Section for OnSlot<'_> {
-    /// Release: everything the section did happens before the grace period that counts this.
-    #[inline]
-    fn leave(&self) {
-        match self.0 {
-            Exit::Owned { unlocks, count } => {
-                let release = planted::weaken(Ordering::Release, Fault::OwnedExitRelaxed);
-                unlocks.store(count, release);
-            }
-            Exit::Shared(unlocks) => {
-                let release = planted::weaken(Ordering::Release, Fault::SharedExitRelaxed);
-                unlocks.fetch_add(1, release);
-            }
-        }
-    }
-}
-
-impl Slot {
-    fn new() -> Self {
-        Slot {
-            locks: [AtomicUsize::new(0), AtomicUsize::new(0)],
-            unlocks: [AtomicUsize::new(0), AtomicUsize::new(0)],
-        }
-    }
-
-    /// Enters a section if nobody is inside on this rank, and so owns the rank until it leaves.
-    ///
-    /// `locks` is never behind `unlocks`, and only who moved `locks` to `n + 1` moves `unlocks`
-    /// there. So if `locks` still is `n` at the exchange, after `unlocks` was seen to be `n`, both
-    /// were `n` and nobody is inside.
-    ///
-    /// The exchange is the section's one locked operation, and its place in the total order of
-    /// `SeqCst` accesses. `Acquire` passes on, through this section's exit, what the previous owner
-    /// released with its own: without it a grace period would be ordered after the last owner only.
-    #[inline]
-    fn claim(&self, rank: usize) -> Option<Exit<'_>> {
-        let unlocks = &self.unlocks[rank];
-        let count = unlocks.load(Ordering::Acquire);
-        let next = count.wrapping_add(1);
-        self.locks[rank]
-            .compare_exchange(count, next, Ordering::SeqCst, Ordering::Relaxed)
-            .ok()?;
-        if !planted::is(Fault::ClaimUnordered) {
-            state_total_order();
-        }
-        Some(Exit::Owned {
-            unlocks,
-            count: next,
-        })
-    }
-
-    /// Enters a section beside others. Costs a second read-modify-write at the exit.
-    fn join(&self, rank: usize) -> Exit<'_> {
-        self.locks[rank].fetch_add(1, Ordering::SeqCst);
-        if !planted::is(Fault::JoinUnordered) {
-            state_total_order();
-        }
-        Exit::Shared(&self.unlocks[rank])
-    }
-}
+const LINES: usize = 1;
 
 /// The mode that needs nothing from the kernel.
 ///
 /// Costs one locked operation for entry and exit as long as few sections of the domain are open at
 /// once, two otherwise.
 pub struct Fenced {
-    owned: [Slot; OWNED],
-    shared: Slot,
+    lines: Lines,
 }
 
 impl Fenced {
-    /// Slots for the sections of one domain, 64 bytes each.
+    /// Lines for the sections of one domain, 64 bytes each.
     pub fn new() -> Self {
         Fenced {
-            owned: core::array::from_fn(|_| Slot::new()),
-            shared: Slot::new(),
+            lines: Lines::new(LINES + 1),
         }
     }
 
-    /// Enters a section of `rank` where somebody is inside on `slot` already: on its neighbour, or
-    /// else on the shared one.
+    /// As [`new`](Fenced::new), with every section on the shared line.
+    #[cfg(loom)]
+    #[doc(hidden)]
+    pub fn shared_only() -> Self {
+        Fenced {
+            lines: Lines::new(LINES + 1).shared_only(),
+        }
+    }
+
+    /// The entrance for new readers on `line`, at most [`LINES`].
+    #[inline]
+    fn entrance(&self, line: usize) -> &Entrance {
+        debug_assert!(line <= LINES);
+        // SAFETY: so it is wherever this is called, and there is one line more than `LINES`.
+        unsafe { self.lines.entrance(line) }
+    }
+
+    #[inline]
+    fn claim_on(&self, line: usize) -> Option<Own<'_>> {
+        if self.lines.is_shared_only() {
+            return None;
+        }
+        self.entrance(line).count_in_alone()
+    }
+
+    /// Enters a section that was refused on its first line: on the neighbour, or else on the shared
+    /// line, which costs another locked operation at the exit.
     #[cold]
     #[inline(never)]
-    fn enter_beside(&self, slot: usize, rank: usize) -> OnSlot<'_> {
-        let neighbour = self.owned.get(slot ^ 1);
-        let exit = neighbour.and_then(|neighbour| neighbour.claim(rank));
-        OnSlot(exit.unwrap_or_else(|| self.shared.join(rank)))
-    }
-
-    fn slots(&self) -> impl Iterator<Item = &Slot> {
-        let shared = if planted::is(Fault::SharedSlotNotCounted) {
-            None
-        } else {
-            Some(&self.shared)
-        };
-        self.owned.iter().chain(shared)
-    }
-
-    fn sum(&self, ranks: &[usize], count: impl Fn(&Slot, usize) -> usize) -> usize {
-        self.slots()
-            .flat_map(|slot| ranks.iter().map(move |&rank| (slot, rank)))
-            .fold(0, |sum, (slot, rank)| sum.wrapping_add(count(slot, rank)))
+    fn enter_beside(&self) -> Place<'_> {
+        let neighbour = candidate() ^ 1;
+        if neighbour < LINES
+            && let Some(own) = self.claim_on(neighbour)
+        {
+            return Place::Own(own);
+        }
+        let counter = self.entrance(LINES).join(Ordering::SeqCst);
+        if !planted::is(Fault::JoinUnordered) {
+            state_total_order();
+        }
+        Place::Counter(counter)
     }
 }
 
@@ -148,58 +80,86 @@ impl Default for Fenced {
 }
 
 impl Readers for Fenced {
-    type Section<'a> = OnSlot<'a>;
+    type Section<'a> = Place<'a>;
 
     /// After the entry, which is `SeqCst` too.
     const FOLLOW: Ordering = Ordering::SeqCst;
 
-    /// On a slot of the thread's own if one of two is free, else on the shared one. Never waits;
-    /// legal in an interrupt handler that interrupted this very function.
+    fn rank(&self) -> Rank {
+        self.lines.rank()
+    }
+
+    fn set_rank(&self, rank: Rank) {
+        self.lines.set_rank(rank);
+    }
+
+    /// On a line of the thread's own if nobody else is on one of two, else on the shared one. Never
+    /// waits; legal in an interrupt handler that interrupted this very function.
     #[inline]
-    fn enter(&self, rank: usize) -> OnSlot<'_> {
-        let slot = candidate();
-        match self.owned[slot].claim(rank) {
-            Some(exit) => OnSlot(exit),
-            None => self.enter_beside(slot, rank),
+    fn enter(&self) -> Place<'_> {
+        match self.claim() {
+            Some(own) => Place::Own(own),
+            None => self.enter_beside(),
         }
     }
 
-    fn balanced(&self, ranks: &[usize], _urgency: Urgency) -> bool {
+    #[inline]
+    fn leave(&self, place: Place<'_>) {
+        match place {
+            Place::Own(own) => self.release(own),
+            Place::Counter(counter) => leave_counted(counter),
+        }
+    }
+
+    #[inline]
+    fn claim(&self) -> Option<Own<'_>> {
+        self.claim_on(candidate())
+    }
+
+    #[inline]
+    fn release(&self, own: Own<'_>) {
+        own.count_out_alone();
+    }
+
+    fn balanced(&self, ranks: Ranks, _urgency: Urgency) -> bool {
         // Acquire: the lock of a section whose unlock is counted is visible to the sum of locks.
         let acquire = planted::weaken(Ordering::Acquire, Fault::SumNotAcquired);
-        let sum_unlocks = || self.sum(ranks, |slot, rank| slot.unlocks[rank].load(acquire));
-        let sum_locks = || self.sum(ranks, |slot, rank| slot.locks[rank].load(Ordering::Relaxed));
+        let sum_unlocks = || self.lines.sum_unlocks(ranks, acquire);
+        let sum_locks = || self.lines.sum_locks(ranks);
         if planted::is(Fault::LocksSummedFirst) {
             return sum_locks() == sum_unlocks();
         }
         sum_unlocks() == sum_locks()
     }
 
-    fn unbalanced(&self, rank: usize) -> Option<(Counters, usize)> {
-        self.slots().enumerate().find_map(|(index, slot)| {
-            let unlocks = slot.unlocks[rank].load(Ordering::Acquire);
-            let locks = slot.locks[rank].load(Ordering::Relaxed);
-            let counters = if index < OWNED {
-                Counters::Slot(index)
-            } else {
-                Counters::Shared
-            };
-            (locks != unlocks).then(|| (counters, locks.wrapping_sub(unlocks)))
-        })
+    fn find_open(&self) -> Option<(Counters, usize)> {
+        let (line, open) = self.lines.find_uneven()?;
+        let counters = if line < LINES {
+            Counters::Slot(line)
+        } else {
+            Counters::Shared
+        };
+        Some((counters, open))
     }
 }
 
-/// The slot to try first, likely to differ between threads that run at the same time: which page the
+/// Release, as from a line of its own.
+#[cold]
+#[inline(never)]
+fn leave_counted(counter: Counter<'_>) {
+    counter.count_out(planted::weaken(Ordering::Release, Fault::SharedExitRelaxed));
+}
+
+/// The line to try first, likely to differ between threads that run at the same time: which page the
 /// stack is in, scattered. Fibonacci hashing: the top bits of the product depend on all of the page.
 #[cfg(not(loom))]
 #[inline]
 fn candidate() -> usize {
     const PAGE_SHIFT: u32 = 12;
     const GOLDEN_RATIO: u64 = 0x9e37_79b9_7f4a_7c15;
-    const { assert!(OWNED.is_power_of_two()) };
     let on_stack = 0_u8;
     let page = (core::ptr::from_ref(&on_stack).addr() as u64) >> PAGE_SHIFT;
-    (page.wrapping_mul(GOLDEN_RATIO) >> (u64::BITS - OWNED.ilog2())) as usize
+    (page.wrapping_mul(GOLDEN_RATIO) >> (u64::BITS - LINES.ilog2())) as usize
 }
 
 /// The same for everyone, as loom needs executions that it can repeat.

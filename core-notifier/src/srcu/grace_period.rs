@@ -1,7 +1,7 @@
 //! Waiting for the sections that are open.
 
 use super::Srcu;
-use super::mode::{Counters, Mode, Urgency};
+use super::mode::{Mode, Rank, Ranks, Urgency};
 use super::try_lock::TryLockGuard;
 use crate::error::{Stalled, WaitError};
 use crate::planted::{self, Fault};
@@ -171,19 +171,19 @@ impl<M: Mode> Srcu<M> {
         if !planted::is(Fault::DriverUnfenced) {
             fence(Ordering::SeqCst);
         }
-        let rank = self.rank.load(Ordering::Relaxed);
-        let ranks = if planted::is(Fault::OneRankLookedAt) {
-            &[rank, rank]
+        let rank = self.mode.rank();
+        let both = if planted::is(Fault::OneRankLookedAt) {
+            Ranks::only(rank)
         } else {
-            &[0, 1]
+            Ranks::BOTH
         };
-        if !self.mode.balanced(ranks, urgency) {
+        if !self.mode.balanced(both, urgency) {
             // Readers that chose their rank before the last change of rank.
             if !planted::is(Fault::IdleRankNotAwaited) {
-                self.wait_for_rank(rank ^ 1, urgency, patience)?;
+                self.wait_for_rank(rank.other(), urgency, patience)?;
             }
             if !planted::is(Fault::RankNeverChanges) {
-                self.rank.store(rank ^ 1, Ordering::Relaxed);
+                self.mode.set_rank(rank.other());
             }
             if !planted::is(Fault::CurrentRankNotAwaited) {
                 self.wait_for_rank(rank, urgency, patience)?;
@@ -196,11 +196,11 @@ impl<M: Mode> Srcu<M> {
 
     fn wait_for_rank(
         &self,
-        rank: usize,
+        rank: Rank,
         urgency: Urgency,
         patience: &mut dyn FnMut() -> bool,
     ) -> Result<(), GaveUp> {
-        while !self.mode.balanced(&[rank], urgency) {
+        while !self.mode.balanced(Ranks::only(rank), urgency) {
             if !patience() {
                 return Err(GaveUp);
             }
@@ -210,11 +210,15 @@ impl<M: Mode> Srcu<M> {
 
     /// What is open now, as far as one look can tell.
     fn stalled(&self) -> Stalled {
-        let open = [0, 1]
-            .into_iter()
-            .find_map(|rank| self.mode.unbalanced(rank));
-        let (counters, sections): (Option<Counters>, usize) =
-            open.map_or((None, 0), |(counters, sections)| (Some(counters), sections));
-        Stalled { counters, sections }
+        match self.mode.find_open() {
+            Some((counters, sections)) => Stalled {
+                counters: Some(counters),
+                sections,
+            },
+            None => Stalled {
+                counters: None,
+                sections: 0,
+            },
+        }
     }
 }

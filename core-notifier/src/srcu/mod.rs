@@ -6,6 +6,7 @@ mod domains;
 mod fenced;
 mod grace_period;
 mod hooked;
+mod lines;
 mod mode;
 mod published;
 mod try_lock;
@@ -15,7 +16,8 @@ use alloc::sync::Arc;
 use core::marker::PhantomData;
 
 use self::callback::CallbackQueue;
-use self::mode::{Section, Urgency};
+use self::lines::Own;
+use self::mode::Urgency;
 use self::try_lock::TryLock;
 use crate::error::WaitError;
 use crate::planted::{self, Fault};
@@ -25,7 +27,7 @@ pub use self::checked::{Checked, Context};
 pub use self::domains::SrcuDomains;
 pub use self::fenced::Fenced;
 pub use self::grace_period::GracePeriod;
-pub use self::hooked::{CpuCounter, Hooked, Hooks};
+pub use self::hooked::{Hooked, Hooks};
 pub use self::mode::{Counters, Mode};
 pub use self::published::{Published, Reader, Retired};
 
@@ -40,7 +42,7 @@ pub use self::published::{Published, Reader, Retired};
 /// # Modes
 ///
 /// [`Fenced`] asks nothing of the kernel; a section costs one locked operation. [`Hooked`] asks for
-/// the CPU's number and a barrier on all CPUs; a section costs two plain additions. [`Checked`] is
+/// the CPU's number and a barrier on all CPUs; a section costs two plain stores. [`Checked`] is
 /// either of them with waits inside sections detected.
 ///
 /// # Waiting inside a section
@@ -66,8 +68,6 @@ pub use self::published::{Published, Reader, Retired};
 /// new readers can hold it up.
 pub struct Srcu<M: Mode = Fenced> {
     mode: M,
-    /// The rank that new readers use, 0 or 1.
-    rank: AtomicUsize,
     /// Twice the number of grace periods that have ended, plus one while one is under way.
     sequence: AtomicUsize,
     /// How many expedited waits are under way.
@@ -106,7 +106,6 @@ impl<M: Mode> Srcu<M> {
     pub fn with_mode(mode: M, relax: fn()) -> Self {
         Srcu {
             mode,
-            rank: AtomicUsize::new(0),
             sequence: AtomicUsize::new(0),
             expedited: AtomicUsize::new(0),
             driver: TryLock::new(),
@@ -120,14 +119,26 @@ impl<M: Mode> Srcu<M> {
     /// Enters a read section, which ends when the guard is dropped.
     ///
     /// Never waits, takes no lock and allocates nothing; legal in any context, interrupt handlers
-    /// included (in hooked mode if [`Hooks::increment`] is).
+    /// included (in hooked mode if [`Hooks::with_cpu`] is).
     #[inline]
     pub fn read(&self) -> SrcuGuard<'_, M> {
-        // The mask spares the bounds checks.
-        let rank = self.rank.load(Ordering::Relaxed) & 1;
         SrcuGuard {
-            section: self.mode.enter(rank),
+            mode: &self.mode,
+            section: self.mode.enter(),
             _not_send: PhantomData,
+        }
+    }
+
+    /// As [`read`](Srcu::read), if there is an entrance that the section can have for itself.
+    #[inline]
+    fn claim(&self) -> Option<OwnSection<'_, M>> {
+        match self.mode.claim() {
+            Some(own) => Some(OwnSection {
+                mode: &self.mode,
+                own,
+                _not_send: PhantomData,
+            }),
+            None => None,
         }
     }
 
@@ -236,6 +247,7 @@ impl Drop for Running<'_> {
 /// An open read section. Stays on the thread that entered it.
 #[must_use = "the section ends when the guard is dropped"]
 pub struct SrcuGuard<'a, M: Mode = Fenced> {
+    mode: &'a M,
     section: M::Section<'a>,
     _not_send: PhantomData<*mut ()>,
 }
@@ -243,6 +255,20 @@ pub struct SrcuGuard<'a, M: Mode = Fenced> {
 impl<M: Mode> Drop for SrcuGuard<'_, M> {
     #[inline]
     fn drop(&mut self) {
-        self.section.leave();
+        self.mode.leave(self.section);
+    }
+}
+
+/// An open read section that has an entrance for itself.
+struct OwnSection<'a, M: Mode> {
+    mode: &'a M,
+    own: Own<'a>,
+    _not_send: PhantomData<*mut ()>,
+}
+
+impl<M: Mode> Drop for OwnSection<'_, M> {
+    #[inline]
+    fn drop(&mut self) {
+        self.mode.release(self.own);
     }
 }

@@ -68,6 +68,31 @@ impl<T: Send + Sync + 'static, M: Mode> Published<T, M> {
         })
     }
 
+    /// Calls `visit` with the present value, if there is one, inside a section, for who has asked
+    /// already whether [anything is published](Published::is_some).
+    ///
+    /// The usual way in is written out apart: while `visit` runs, one register says how to leave.
+    #[inline]
+    pub(crate) fn visit(&self, visit: impl Fn(&T)) {
+        let Some(section) = self.srcu.claim() else {
+            return self.visit_beside(visit);
+        };
+        let follow = planted::weaken(M::FOLLOW, Fault::HookedFollowRelaxed);
+        // SAFETY: as for `Reader::deref`; the section is still open.
+        if let Some(value) = unsafe { self.pointer.load(follow).as_ref() } {
+            visit(value);
+        }
+        drop(section);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn visit_beside(&self, visit: impl Fn(&T)) {
+        if let Some(value) = self.follow() {
+            visit(&value);
+        }
+    }
+
     /// Publishes `value` and returns what was published before.
     ///
     /// Never waits. Writers that derive the new value from the old one serialize among themselves.

@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use core::cell::RefCell;
 
-use core_notifier::{CpuCounter, Fenced, Hooked, Hooks, Mode, Srcu};
+use core_notifier::{Fenced, Hooked, Hooks, Mode, Srcu};
 use loom::sync::atomic::{AtomicUsize, Ordering, fence};
 use loom::thread::{self, JoinHandle};
 
@@ -50,12 +50,35 @@ impl Machine for Threads {
     }
 }
 
+/// The same, with every section on the line that sections share.
+#[derive(Clone)]
+pub struct SharedThreads;
+
+impl Machine for SharedThreads {
+    type Mode = Fenced;
+
+    const FOLLOW: Ordering = Ordering::SeqCst;
+
+    fn new(_threads: usize) -> Self {
+        SharedThreads
+    }
+
+    fn srcu(&self) -> Srcu {
+        Srcu::with_mode(Fenced::shared_only(), thread::yield_now)
+    }
+
+    fn run(&self, _number: usize, body: impl FnOnce()) {
+        body();
+    }
+}
+
 /// Threads that are CPUs: a barrier on all of them interrupts each and waits until each has executed
 /// a fence in its interrupt handler.
 ///
-/// An interrupt arrives before the first access, after an addition to a counter, at
-/// [`interruptible`], or while waiting. In between nothing orders a CPU's accesses for others: the question whether an interrupt is
-/// pending is a relaxed load of a variable that only says so.
+/// An interrupt arrives before the first access, before and after what a section does with the CPU's
+/// number, at [`interruptible`], or while waiting. In between nothing orders a CPU's accesses for
+/// others: the question whether an interrupt is pending is a relaxed load of a variable that only says
+/// so.
 #[derive(Clone)]
 pub struct Cpus(Arc<Vec<Interrupts>>);
 
@@ -86,7 +109,22 @@ pub fn interruptible() {
     }
 }
 
+/// Moves this thread to CPU `number`, which nobody else is on, and leaves its own to others.
+pub fn move_to(number: usize) {
+    let (cpus, _) = current();
+    // The handover of a scheduler.
+    fence(Ordering::SeqCst);
+    cpus.take_interrupts(number);
+    CURRENT.with(|current| *current.borrow_mut() = Some((cpus, number)));
+}
+
 impl Cpus {
+    fn relax() {
+        let (cpus, number) = current();
+        cpus.take_interrupts(number);
+        thread::yield_now();
+    }
+
     /// Takes the interrupts that have arrived at CPU `number`.
     fn take_interrupts(&self, number: usize) {
         let Interrupts { sent, taken } = &self.0[number];
@@ -113,35 +151,56 @@ impl Machine for Cpus {
     }
 
     fn srcu(&self) -> Srcu<Hooked<Cpus>> {
-        Srcu::with_mode(Hooked::new(self.clone()), || {
-            let (cpus, number) = current();
-            cpus.take_interrupts(number);
-            thread::yield_now();
-        })
+        Srcu::with_mode(Hooked::new(self.clone()), Cpus::relax)
     }
 
     fn run(&self, number: usize, body: impl FnOnce()) {
         CURRENT.with(|current| *current.borrow_mut() = Some((self.clone(), number)));
         self.take_interrupts(number);
         body();
+        let (_, number) = current();
         fence(Ordering::SeqCst);
         self.0[number].taken.store(OFFLINE, Ordering::Release);
         CURRENT.with(|current| *current.borrow_mut() = None);
     }
 }
 
-// SAFETY: each model thread is one CPU, so nothing else adds to its counters; `barrier` returns after
-// every CPU has executed a fence in `take_interrupts`, or for the last time in `run`.
+/// The same, with every section counted.
+#[derive(Clone)]
+pub struct SharedCpus(Cpus);
+
+impl Machine for SharedCpus {
+    type Mode = Hooked<Cpus>;
+
+    const FOLLOW: Ordering = Ordering::Acquire;
+
+    fn new(threads: usize) -> Self {
+        SharedCpus(Cpus::new(threads))
+    }
+
+    fn srcu(&self) -> Srcu<Hooked<Cpus>> {
+        Srcu::with_mode(Hooked::shared_only(self.0.clone()), Cpus::relax)
+    }
+
+    fn run(&self, number: usize, body: impl FnOnce()) {
+        self.0.run(number, body);
+    }
+}
+
+// SAFETY: a thread is on one CPU at a time and alone there, and nothing interrupts it while it is given
+// the number; `barrier` returns after every CPU has executed a fence in `take_interrupts`, or for the
+// last time in `run`.
 unsafe impl Hooks for Cpus {
     fn cpus(&self) -> usize {
         self.0.len()
     }
 
-    fn increment(&self, counter: CpuCounter<'_>) {
+    fn with_cpu<R>(&self, work: impl FnOnce(usize) -> R) -> R {
         let (_, number) = current();
-        // SAFETY: this thread is that CPU, and nothing interrupts it here.
-        unsafe { counter.increment(number) };
         self.take_interrupts(number);
+        let result = work(number);
+        self.take_interrupts(number);
+        result
     }
 
     fn barrier(&self) {

@@ -6,7 +6,7 @@ use core::num::NonZeroUsize;
 use core::sync::atomic::{AtomicUsize, Ordering::SeqCst, fence};
 use std::thread_local;
 
-use core_notifier::{Context, CpuCounter, Hooks};
+use core_notifier::{Context, Hooks};
 
 thread_local! {
     static CPU: Cell<usize> = const { Cell::new(0) };
@@ -49,16 +49,15 @@ fn membarrier(command: libc::c_int) {
     assert_eq!(result, 0, "membarrier failed");
 }
 
-// SAFETY: each thread is a CPU of its own, so nothing else adds to its counters; `membarrier` makes
+// SAFETY: `set_cpu` is given numbers below `cpus`, each to one thread at a time; `membarrier` makes
 // every running thread of the process execute a full memory barrier.
 unsafe impl Hooks for Kernel {
     fn cpus(&self) -> usize {
         self.cpus
     }
 
-    fn increment(&self, counter: CpuCounter<'_>) {
-        // SAFETY: `set_cpu` is given numbers below `cpus`, each to one thread.
-        unsafe { counter.increment(CPU.get()) };
+    fn with_cpu<R>(&self, work: impl FnOnce(usize) -> R) -> R {
+        work(CPU.get())
     }
 
     fn barrier(&self) {
@@ -69,6 +68,26 @@ unsafe impl Hooks for Kernel {
     fn barrier_expedited(&self) {
         self.expedited.fetch_add(1, SeqCst);
         membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED);
+    }
+}
+
+/// The same with threads that share a CPU and interrupt each other wherever they like.
+pub struct Preemptible(pub Kernel);
+
+// SAFETY: the numbers and barriers are those of `Kernel`; nothing is promised of who else runs.
+unsafe impl Hooks for Preemptible {
+    const EXCLUSIVE: bool = false;
+
+    fn cpus(&self) -> usize {
+        self.0.cpus()
+    }
+
+    fn with_cpu<R>(&self, work: impl FnOnce(usize) -> R) -> R {
+        self.0.with_cpu(work)
+    }
+
+    fn barrier(&self) {
+        self.0.barrier();
     }
 }
 

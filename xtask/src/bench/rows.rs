@@ -67,7 +67,7 @@ pub enum Verdict {
 }
 
 /// How far above the floor a time may be where the floor itself is above the target.
-const NEAR_FLOOR: f64 = 1.25;
+const NEAR_FLOOR: f64 = 1.15;
 
 const ONE: &str = "enter, 1 thread";
 const TWO: &str = "enter, 2 threads";
