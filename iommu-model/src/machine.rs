@@ -62,6 +62,8 @@ pub struct Machine {
     iommus: Mutex<Vec<Arc<dyn Hardware>>>,
     devices: Mutex<Vec<Arc<dyn Port>>>,
     posted: Mutex<Vec<Posted>>,
+    /// Held while accesses are performed, so that who drains them waits for those under way.
+    performing: Mutex<()>,
     nanoseconds: AtomicU64,
     /// Milliseconds in a row in which nothing happened.
     idle: AtomicU64,
@@ -79,6 +81,7 @@ impl Machine {
             iommus: Mutex::default(),
             devices: Mutex::default(),
             posted: Mutex::default(),
+            performing: Mutex::default(),
             nanoseconds: AtomicU64::new(0),
             idle: AtomicU64::new(0),
             turn: Mutex::default(),
@@ -153,6 +156,7 @@ impl Machine {
     }
 
     fn perform_those(&self, chosen: impl Fn(&Posted) -> bool) {
+        let _performing = lock(&self.performing);
         let now: Vec<_> = {
             let mut posted = lock(&self.posted);
             let (now, later) = std::mem::take(&mut *posted).into_iter().partition(chosen);
@@ -165,6 +169,7 @@ impl Machine {
     }
 
     fn perform_one(&self) -> bool {
+        let _performing = lock(&self.performing);
         let posted = {
             let mut posted = lock(&self.posted);
             if posted.is_empty() {
