@@ -23,6 +23,7 @@ const CAP: usize = 0x08;
 const ECAP: usize = 0x10;
 const GCMD: usize = 0x18;
 const GSTS: usize = 0x1c;
+const FSTS: usize = 0x34;
 const IQT: usize = 0x88;
 const IQA: usize = 0x90;
 
@@ -53,6 +54,8 @@ impl Model for Vtd {
                 let root_table = self.registers.get(GSTS) & ROOT_TABLE;
                 self.registers.set(GSTS, value | root_table);
             }
+            // Writing ones clears errors, of which there are none.
+            FSTS => {}
             IQA => self.queue.store(value, Ordering::Relaxed),
             _ => self.registers.set(offset, value),
         }
