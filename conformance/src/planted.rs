@@ -73,7 +73,8 @@ pub fn try_all(soak: Option<Duration>) -> bool {
                 return;
             };
             let caught = hunt_in_child(fault, soak);
-            eprintln!("{:>3} of {} {}", index + 1, faults.len(), fault.name);
+            let by = caught.as_deref().unwrap_or("nobody so far");
+            eprintln!("{:>3} of {} {}: {by}", index + 1, faults.len(), fault.name);
             if let Ok(mut results) = results.lock() {
                 results[index] = Some(caught);
             }

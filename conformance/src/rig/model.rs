@@ -277,15 +277,27 @@ impl Ram for ModelRig {
     fn pool(&self) -> (u64, u64) {
         (self.pool, POOL)
     }
+    // Where there is no memory, reads give zero and writes are lost: a page table that a device has
+    // written all over may lead the kernel anywhere.
     fn load(&self, address: u64) -> u64 {
-        self.model.machine.memory.cpu_load(address)
+        if is_memory(address) {
+            self.model.machine.memory.cpu_load(address)
+        } else {
+            0
+        }
     }
     fn store(&self, address: u64, value: u64) {
-        self.model.machine.memory.cpu_store(address, value);
+        if is_memory(address) {
+            self.model.machine.memory.cpu_store(address, value);
+        }
     }
     fn clean(&self, address: u64, length: u64) {
         self.model.machine.memory.clean_range(address, length);
     }
+}
+
+fn is_memory(address: u64) -> bool {
+    (BASE..BASE + SIZE).contains(&address)
 }
 
 /// The format of an AArch64 CPU's page tables.
