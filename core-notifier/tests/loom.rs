@@ -126,8 +126,9 @@ fn nested_sections_against_one_grace_period<M: Machine>(preemptions: Option<usiz
             let scene = scene.clone();
             move || {
                 let _outer = scene.srcu.read();
+                let current = scene.current.load(M::FOLLOW);
                 scene.read();
-                scene.read();
+                assert_eq!(scene.values[current].get(), current);
             }
         });
         machine.run(0, || scene.update(1));
@@ -397,7 +398,7 @@ macro_rules! tests {
 
 #[test]
 fn hooked_moving_section_against_one_grace_period() {
-    a_moving_section_against_one_grace_period(Some(2));
+    a_moving_section_against_one_grace_period(Some(3));
 }
 
 tests! {
