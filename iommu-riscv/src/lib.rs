@@ -38,6 +38,7 @@
 extern crate alloc;
 
 pub mod caps;
+mod control;
 pub mod debug;
 pub mod faults;
 pub mod firmware;

@@ -1,14 +1,13 @@
 //! One RISC-V IOMMU: brought up, driven and turned off.
 
 use crate::caps::{Capabilities, Config};
+use crate::control;
 use crate::faults::FaultQueue;
 use crate::invalidate;
 use crate::page_requests::{self, PageRequestQueue};
-
 use crate::planted::{self, Fault as Planted};
 use crate::queue::{self, Queue, Registers};
-use crate::spec::registers::fields::DDTP;
-use crate::spec::registers::{self, DirectoryMode, FeaturesControl, InterruptsPending};
+use crate::spec::registers;
 use crate::spec::tables::{
     DeviceContext, FirstStageMode, ProcessAttributes, ProcessContext, ProcessDirectoryMode,
     TranslationControl,
@@ -19,9 +18,7 @@ use alloc::sync::Arc;
 use core::fmt;
 use core::mem;
 use iommu_core::cover::Costs;
-use iommu_core::error::{
-    AttachError, Incompatible, ProbeError, QueueError, TagsExhausted, Timeout,
-};
+use iommu_core::error::{AttachError, Incompatible, ProbeError, QueueError, TagsExhausted};
 use iommu_core::fault::{Fault, FaultSummary};
 use iommu_core::ids::{DeviceId, Pasid, Tag};
 use iommu_core::iommu::{Completed, DeviceConfig, Features, Iommu, PageFaults, Ticket};
@@ -33,7 +30,6 @@ use iommu_core::quarantine::Quarantine;
 use iommu_core::ring::{self, Completion, Item};
 use iommu_core::tag::TagAllocator;
 use spin::Mutex;
-use tock_registers::LocalRegisterCopy;
 
 /// The command queue: one page of 256 commands, or 128 if the hardware has no more. A target's
 /// commands must fit.
@@ -116,8 +112,8 @@ impl<P: Platform> Unit<P> {
         let parts = Arc::new(parts);
         let capabilities = Capabilities::read(&parts.mmio)?;
         capabilities.require(&config)?;
-        turn_off(&parts, &capabilities)?;
-        set_control(&parts, &capabilities)?;
+        control::turn_off(&parts, &capabilities)?;
+        control::set_control(&parts, &capabilities)?;
         let unit = Self {
             memory: Arc::new(Memory::new(&parts, &capabilities, &config)?),
             parts,
@@ -176,11 +172,11 @@ impl<P: Platform> Unit<P> {
                 tables.directory = DeviceDirectory::new(&self.parts, format, levels, coherency)?;
             }
             let pointer = tables.directory.pointer();
-            found = write_ddtp(&self.parts, pointer)?;
+            found = control::write_ddtp(&self.parts, pointer)?;
             if found == pointer {
                 return Ok(());
             }
-            turn_directory_off(&self.parts)?;
+            control::turn_directory_off(&self.parts)?;
         }
         Err(ProbeError::MissingCapability {
             capability: "a device directory for these device ids",
@@ -632,7 +628,7 @@ impl<P: Platform> Iommu for Unit<P> {
 
 impl<P: Platform> Drop for Unit<P> {
     fn drop(&mut self) {
-        if turn_off(&self.parts, &self.capabilities).is_err() {
+        if control::turn_off(&self.parts, &self.capabilities).is_err() {
             // The hardware may still use its queues and tables; nobody else may ever get them.
             mem::forget(self.memory.clone());
         }
@@ -647,58 +643,4 @@ impl<P: Platform> fmt::Debug for Unit<P> {
             .field("config", &self.config)
             .finish_non_exhaustive()
     }
-}
-
-/// Refuses all requests, turns the queues off, clears errors and pending interrupts.
-fn turn_off<P: Platform>(parts: &Parts<P>, capabilities: &Capabilities) -> Result<(), Timeout> {
-    turn_directory_off(parts)?;
-    Registers::disable(parts)?;
-    queue::disable_event_queue(parts, registers::FQCSR, "turning the fault queue off")?;
-    if capabilities.has_ats() {
-        let operation = "turning the page-request queue off";
-        queue::disable_event_queue(parts, registers::PQCSR, operation)?;
-    }
-    let pending = InterruptsPending::CIP
-        .union(InterruptsPending::FIP)
-        .union(InterruptsPending::PMIP)
-        .union(InterruptsPending::PIP);
-    parts.mmio.write32(registers::IPSR, pending.bits());
-    Ok(())
-}
-
-/// `ddtp` to Off, which is legal from every mode; the root stays as it is, as the specification
-/// demands.
-fn turn_directory_off<P: Platform>(parts: &Parts<P>) -> Result<(), Timeout> {
-    let operation = "turning the device directory off";
-    let read = || LocalRegisterCopy::<u64, DDTP::Register>::new(parts.mmio.read64(registers::DDTP));
-    queue::wait_register(parts, operation, || !read().is_set(DDTP::BUSY))?;
-    let root = read().get() & (DDTP::PPN.mask << DDTP::PPN.shift);
-    let off = u64::from(DirectoryMode::OFF.0);
-    parts.mmio.write64(registers::DDTP, root | off);
-    queue::wait_register(parts, operation, || {
-        let ddtp = read();
-        !ddtp.is_set(DDTP::BUSY) && ddtp.read(DDTP::MODE) == off
-    })
-}
-
-/// Writes `ddtp`, which is Off and not busy, and says what it holds when it is not busy any more.
-fn write_ddtp<P: Platform>(parts: &Parts<P>, value: u64) -> Result<u64, Timeout> {
-    let mut found = 0;
-    parts.mmio.write64(registers::DDTP, value);
-    queue::wait_register(parts, "turning the device directory on", || {
-        found = parts.mmio.read64(registers::DDTP);
-        found & (DDTP::BUSY.mask << DDTP::BUSY.shift) == 0
-    })?;
-    Ok(found)
-}
-
-/// `fctl`, which may be written only while everything is off.
-fn set_control<P: Platform>(
-    parts: &Parts<P>,
-    capabilities: &Capabilities,
-) -> Result<(), ProbeError> {
-    let wanted = capabilities.wanted_control().bits();
-    parts.mmio.write32(registers::FCTL, wanted);
-    let found = parts.mmio.read32(registers::FCTL);
-    capabilities.accept_control(FeaturesControl::from_bits_retain(found))
 }

@@ -31,9 +31,10 @@
 extern crate alloc;
 
 pub mod caps;
+mod control;
 pub mod faults;
 pub mod firmware;
-mod global;
+
 pub mod invalidate;
 pub mod page_requests;
 #[cfg(not(planted))]

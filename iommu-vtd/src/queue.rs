@@ -1,6 +1,6 @@
 //! The invalidation queue: the shared ring on VT-d's registers (section 6.5.2).
 
-use crate::global::{GlobalCommand, HANDSHAKE_LIMIT};
+use crate::control::{GlobalCommand, HANDSHAKE_LIMIT};
 use crate::planted::{self, Fault};
 use crate::spec::commands::{self, Command};
 use crate::spec::registers::{

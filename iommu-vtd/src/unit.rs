@@ -1,8 +1,8 @@
 //! One remapping unit: bring-up, the neutral operations, and the way out.
 
 use crate::caps::Capabilities;
+use crate::control::{GlobalCommand, HANDSHAKE_LIMIT};
 use crate::faults::{self, Records};
-use crate::global::{GlobalCommand, HANDSHAKE_LIMIT};
 use crate::invalidate::{self, Emit, Item};
 use crate::page_requests::{self, PageRequestQueue};
 use crate::planted::{self, Fault as Planted};
