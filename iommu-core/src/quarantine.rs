@@ -6,7 +6,7 @@
 //! | state | device-TLB commands | how it comes about |
 //! |---|---|---|
 //! | sound | are sent | [`Iommu::enable_device`](crate::iommu::Iommu::enable_device), [`restore`](crate::iommu::Iommu::restore) |
-//! | suspect | are refused with [`QueueError::DeviceTimeout`](crate::error::QueueError::DeviceTimeout), so that nobody waits for it again | it did not answer: [`suspect`](crate::iommu::Iommu::suspect) |
+//! | suspect | are refused with [`QueueError::DeviceTimeout`], so that nobody waits for it again | it did not answer: [`suspect`](crate::iommu::Iommu::suspect) |
 //! | quarantined | are left out: it can do no DMA, so there is nothing to take from it | [`quarantine`](crate::iommu::Iommu::quarantine) |
 //!
 //! Reading takes no lock and allocates nothing; as long as every device is sound it is one load.

@@ -1,6 +1,6 @@
 //! What the suite runs on: IOMMUs with devices, and the memory that both sides see.
 //!
-//! The cases know this trait only. What a rig cannot do is a [`Skip`] that names the reason.
+//! The cases know this trait only. What a rig cannot do is a [`Stop::Skip`] that names the reason.
 
 mod garbled;
 mod model;

@@ -13,7 +13,7 @@ use crate::iommu::{Completed, DeviceConfig, Features, Iommu, Ticket};
 use crate::operation::{Invalidation, Levels, Target};
 use crate::page_table::PageTable;
 use alloc::sync::Arc;
-use core_notifier::{CpuCounter, Hooked, Hooks, Mode, Srcu};
+use core_notifier::{Hooked, Hooks, Mode, Srcu};
 use loom::sync::Mutex;
 use loom::sync::atomic::{AtomicU64, Ordering, fence};
 use loom::thread;
@@ -137,15 +137,14 @@ const TABLE: PageTable = PageTable {
 /// The flush runs on the only CPU; nobody waits for a grace period.
 struct OneCpu;
 
-// SAFETY: one thread enters sections, so nothing else adds to the counters; no grace period is asked
-// for, so nobody relies on the barrier.
+// SAFETY: one thread enters sections, and it is the CPU; no grace period is asked for, so nobody relies
+// on the barrier.
 unsafe impl Hooks for OneCpu {
     fn cpus(&self) -> usize {
         1
     }
-    fn increment(&self, counter: CpuCounter<'_>) {
-        // SAFETY: no other thread is that CPU, and nothing interrupts it.
-        unsafe { counter.increment(0) };
+    fn with_cpu<R>(&self, work: impl FnOnce(usize) -> R) -> R {
+        work(0)
     }
     fn barrier(&self) {
         unreachable!("nobody waits");
