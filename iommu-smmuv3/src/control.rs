@@ -6,6 +6,7 @@ use crate::planted::{self, Fault};
 use crate::spec::registers::{CR0, CR1, CR2, GBPA, Value, offset};
 use iommu_core::error::Timeout;
 use iommu_core::platform::{Mmio, Parts, Platform, wait_until};
+use spin::Mutex;
 
 /// Nanoseconds that a handshake may take.
 const LIMIT: u64 = 1_000_000_000;
@@ -103,9 +104,78 @@ pub fn configure(mmio: &impl Mmio, capabilities: &Capabilities) {
     mmio.write32(offset::CR2, recording);
 }
 
+/// The right to acknowledge global errors.
+///
+/// An error is active while its bits in GERROR and GERRORN differ, and each is acknowledged by
+/// turning its bit in GERRORN round (6.3.18, 6.3.19). Who writes the register writes everybody's
+/// bits, so two who acknowledge different errors side by side would undo each other's.
+#[derive(Debug, Default)]
+pub struct GlobalErrors(Mutex<()>);
+
+impl GlobalErrors {
+    /// Acknowledges the error whose bit is `error`, if it is active; whether it was. The caller has
+    /// interrupts off, as the ring has when it restarts the command queue.
+    pub fn acknowledge(&self, mmio: &impl Mmio, error: u32) -> bool {
+        let _acknowledging = self.0.lock();
+        let acknowledged = mmio.read32(offset::GERRORN);
+        let is_active = (mmio.read32(offset::GERROR) ^ acknowledged) & error != 0;
+        if is_active {
+            mmio.write32(offset::GERRORN, acknowledged ^ error);
+        }
+        is_active
+    }
+}
+
 /// Acknowledges every error that was active when the SMMU was found. An active command queue error
 /// would keep commands from being consumed.
 pub fn acknowledge_errors(mmio: &impl Mmio) {
     let errors = mmio.read32(offset::GERROR);
     mmio.write32(offset::GERRORN, errors);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::sync::Arc;
+    use core::sync::atomic::{AtomicU32, Ordering};
+    use iommu_core::testing::{FakeMmio, FakeRegisters};
+
+    /// An SMMU whose errors are always active.
+    #[derive(Default)]
+    struct Erring(AtomicU32);
+
+    impl FakeRegisters for Erring {
+        fn read(&self, at: usize, _: usize) -> u64 {
+            let acknowledged = self.0.load(Ordering::SeqCst);
+            // Somebody else may run between the read and the write that follows it.
+            std::thread::yield_now();
+            match at {
+                offset::GERRORN => acknowledged.into(),
+                offset::GERROR => (!acknowledged).into(),
+                _ => panic!("register {at:#x}"),
+            }
+        }
+        fn write(&self, at: usize, _: usize, value: u64) {
+            assert_eq!(at, offset::GERRORN);
+            self.0.store(value as u32, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn two_who_acknowledge_do_not_undo_each_other() {
+        let (fake, errors) = (Arc::new(Erring::default()), GlobalErrors::default());
+        std::thread::scope(|scope| {
+            for bit in [1, 4] {
+                let (mmio, errors) = (FakeMmio(fake.clone()), &errors);
+                let fake = &fake;
+                scope.spawn(move || {
+                    for turn in 0..2000 {
+                        assert!(errors.acknowledge(&mmio, bit));
+                        let now = fake.0.load(Ordering::SeqCst) & bit != 0;
+                        assert_eq!(now, turn % 2 == 0, "turn {turn}: the bit was turned back");
+                    }
+                });
+            }
+        });
+    }
 }

@@ -1,6 +1,7 @@
 //! The event queue: records of refused requests, decoded into neutral faults.
 
 use crate::caps::Capabilities;
+use crate::control::GlobalErrors;
 use crate::page_requests::decode_stall;
 use crate::planted::{self, Fault as Planted};
 use crate::spec::events::{Event, Number, WORDS};
@@ -17,6 +18,7 @@ use iommu_core::platform::{DmaBuffer, Mmio, Parts, Platform};
 #[derive(Debug)]
 pub struct EventQueue<P: Platform> {
     records: DmaBuffer<P>,
+    errors: Arc<GlobalErrors>,
     log2_slots: u32,
     /// The index of the next record, with the wrap flag above it.
     consumer: u32,
@@ -32,12 +34,17 @@ pub struct EventQueue<P: Platform> {
 
 impl<P: Platform> EventQueue<P> {
     /// An empty queue; the hardware does not know of it yet.
-    pub fn new(parts: &Arc<Parts<P>>, capabilities: &Capabilities) -> Result<Self, OutOfMemory> {
+    pub fn new(
+        parts: &Arc<Parts<P>>,
+        capabilities: &Capabilities,
+        errors: &Arc<GlobalErrors>,
+    ) -> Result<Self, OutOfMemory> {
         let log2_slots = capabilities.event_queue_log2();
         let bytes = (WORDS * 8) << log2_slots;
         let records = DmaBuffer::new(parts, bytes, bytes, capabilities.coherency())?;
         Ok(Self {
             records,
+            errors: errors.clone(),
             log2_slots,
             consumer: 0,
             overflow: 0,
@@ -141,7 +148,11 @@ impl<P: Platform> EventQueue<P> {
             let acknowledge = EVENTQ_PROD::OVFLG.val(acknowledged).value;
             mmio.write32(offset::EVENTQ_CONS, self.consumer | acknowledge);
         }
-        self.lost |= lost | acknowledge_abort(mmio);
+        // After an aborted write nothing is recorded until that is acknowledged (7.2.1). QEMU reports
+        // an overflow like this.
+        let aborted = GERROR::EVENTQ_ABT_ERR::SET.value;
+        self.lost |= lost;
+        self.lost |= P::without_interrupts(|| self.errors.acknowledge(mmio, aborted));
         left as usize
     }
 
@@ -151,19 +162,6 @@ impl<P: Platform> EventQueue<P> {
             self.records.load(slot * WORDS + word)
         }))
     }
-}
-
-/// Whether an access to the event queue was aborted, after which no event is recorded until that is
-/// acknowledged (7.2.1). QEMU reports an overflow like this.
-fn acknowledge_abort(mmio: &impl Mmio) -> bool {
-    let acknowledged = mmio.read32(offset::GERRORN);
-    let active = mmio.read32(offset::GERROR) ^ acknowledged;
-    let aborted = Value::<GERROR::Register>::new(active).is_set(GERROR::EVENTQ_ABT_ERR);
-    if aborted {
-        let bit = GERROR::EVENTQ_ABT_ERR::SET.value;
-        mmio.write32(offset::GERRORN, acknowledged ^ bit);
-    }
-    aborted
 }
 
 /// The neutral fault that a record stands for.

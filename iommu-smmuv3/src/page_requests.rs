@@ -1,6 +1,7 @@
 //! The PRI queue (chapter 8), stalled transactions (3.12.2), and the commands that answer both.
 
 use crate::caps::Capabilities;
+use crate::control::GlobalErrors;
 use crate::spec::commands::{self, Command, ResponseCode, Resume};
 use crate::spec::events::{Event, PAGE_REQUEST_WORDS, PageRequestRecord};
 use crate::spec::registers::{GERROR, PRIQ_PROD, Value, offset, queue_base};
@@ -14,6 +15,7 @@ use iommu_core::platform::{DmaBuffer, Mmio, Parts, Platform};
 #[derive(Debug)]
 pub struct PriQueue<P: Platform> {
     records: DmaBuffer<P>,
+    errors: Arc<GlobalErrors>,
     log2_slots: u32,
     /// The index of the next record, with the wrap flag above it.
     consumer: u32,
@@ -23,12 +25,17 @@ pub struct PriQueue<P: Platform> {
 
 impl<P: Platform> PriQueue<P> {
     /// An empty queue; the hardware does not know of it yet.
-    pub fn new(parts: &Arc<Parts<P>>, capabilities: &Capabilities) -> Result<Self, OutOfMemory> {
+    pub fn new(
+        parts: &Arc<Parts<P>>,
+        capabilities: &Capabilities,
+        errors: &Arc<GlobalErrors>,
+    ) -> Result<Self, OutOfMemory> {
         let log2_slots = capabilities.pri_queue_log2();
         let bytes = (PAGE_REQUEST_WORDS * 8) << log2_slots;
         let records = DmaBuffer::new(parts, bytes, bytes.max(32), capabilities.coherency())?;
         Ok(Self {
             records,
+            errors: errors.clone(),
             log2_slots,
             consumer: 0,
             overflow: 0,
@@ -65,7 +72,9 @@ impl<P: Platform> PriQueue<P> {
             // More than the queue holds: the register lies, or the SMMU lost count.
             lost |= written > slots;
             self.consumer = tail;
-            lost |= acknowledge_abort(mmio);
+            // After an aborted write nothing is recorded until that is acknowledged (8.2).
+            let aborted = GERROR::PRIQ_ABT_ERR::SET.value;
+            lost |= P::without_interrupts(|| self.errors.acknowledge(mmio, aborted));
             if lost {
                 take(Taken::Overflow);
                 self.overflow = overflow;
@@ -84,19 +93,6 @@ impl<P: Platform> PriQueue<P> {
             self.records.load(slot * PAGE_REQUEST_WORDS + word)
         }))
     }
-}
-
-/// Whether a write to the PRI queue was aborted, after which nothing is recorded until that is
-/// acknowledged (8.2).
-fn acknowledge_abort(mmio: &impl Mmio) -> bool {
-    let acknowledged = mmio.read32(offset::GERRORN);
-    let active = mmio.read32(offset::GERROR) ^ acknowledged;
-    let aborted = Value::<GERROR::Register>::new(active).is_set(GERROR::PRIQ_ABT_ERR);
-    if aborted {
-        let bit = GERROR::PRIQ_ABT_ERR::SET.value;
-        mmio.write32(offset::GERRORN, acknowledged ^ bit);
-    }
-    aborted
 }
 
 /// The neutral request that a record of the PRI queue stands for; it may be a stop marker.

@@ -1,6 +1,7 @@
 //! The command queue: what the shared ring needs to know of an SMMU.
 
 use crate::caps::Capabilities;
+use crate::control::GlobalErrors;
 use crate::planted::{self, Fault};
 use crate::spec::commands;
 use crate::spec::registers::{CMDQ_CONS, GERROR, Value, command_error, offset, queue_base};
@@ -16,15 +17,17 @@ pub const WORDS: usize = 2;
 pub type Queue<P> = Ring<WORDS, Registers, P>;
 
 /// The command queue's registers (3.5, 6.3.26 to 6.3.28).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Registers {
     log2_slots: u32,
+    errors: Arc<GlobalErrors>,
 }
 
 /// A queue of the size that the SMMU allows; the hardware does not know of it yet.
 pub fn create<P: Platform>(
     parts: &Arc<Parts<P>>,
     capabilities: &Capabilities,
+    errors: &Arc<GlobalErrors>,
 ) -> Result<Queue<P>, OutOfMemory> {
     let log2_slots = capabilities.command_queue_log2();
     let config = Config::new(
@@ -32,7 +35,8 @@ pub fn create<P: Platform>(
         capabilities.completion(),
         capabilities.coherency(),
     );
-    Ring::new(parts, Registers { log2_slots }, config)
+    let errors = errors.clone();
+    Ring::new(parts, Registers { log2_slots, errors }, config)
 }
 
 /// Tells the SMMU where the empty `queue` lies. CR0.CMDQEN is 0.
@@ -81,7 +85,7 @@ impl QueueRegisters<WORDS> for Registers {
             }
             command_error::ABORT => stop(QueueError::MemoryFault, Loss::Queue),
             command_error::ATC_INV_SYNC if planted::is(Fault::SmmuTimeoutIgnored) => {
-                acknowledge(mmio);
+                self.acknowledge(mmio);
                 None
             }
             command_error::ATC_INV_SYNC => stop(
@@ -95,14 +99,16 @@ impl QueueRegisters<WORDS> for Registers {
     /// Acknowledging the error restarts the queue (7.1).
     fn restart(&self, mmio: &impl Mmio, _: Stop, _: u64) {
         if !planted::is(Fault::SmmuErrorKept) {
-            acknowledge(mmio);
+            self.acknowledge(mmio);
         }
     }
 }
 
-fn acknowledge(mmio: &impl Mmio) {
-    let acknowledged = mmio.read32(offset::GERRORN);
-    mmio.write32(offset::GERRORN, acknowledged ^ GERROR::CMDQ_ERR::SET.value);
+impl Registers {
+    fn acknowledge(&self, mmio: &impl Mmio) {
+        let error = GERROR::CMDQ_ERR::SET.value;
+        self.errors.acknowledge(mmio, error);
+    }
 }
 
 fn read_consumer(mmio: &impl Mmio) -> Value<CMDQ_CONS::Register> {

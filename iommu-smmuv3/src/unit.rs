@@ -64,11 +64,12 @@ impl<P: Platform> Unit<P> {
         let capabilities = Capabilities::read(&parts.mmio)?;
         control::stop(&parts)?;
         capabilities.require()?;
+        let errors = Arc::default();
         let structures = Structures {
-            queue: queue::create(&parts, &capabilities)?,
-            events: Mutex::new(EventQueue::new(&parts, &capabilities)?),
+            queue: queue::create(&parts, &capabilities, &errors)?,
+            events: Mutex::new(EventQueue::new(&parts, &capabilities, &errors)?),
             page_requests: match capabilities.page_requests() {
-                true => Some(Mutex::new(PriQueue::new(&parts, &capabilities)?)),
+                true => Some(Mutex::new(PriQueue::new(&parts, &capabilities, &errors)?)),
                 false => None,
             },
             tables: Mutex::new(Tables {
