@@ -14,8 +14,10 @@ use crate::{setup, workspace};
 
 /// The version of cargo-fuzz that is installed if there is none.
 const CARGO_FUZZ: &str = "0.13.2";
-/// Executions of each target in a smoke run, its corpus included: seconds.
+/// Executions of each target in a smoke run, its corpus included, and the time after which it ends
+/// anyway, in seconds: one execution of a target with a whole model takes a good part of one.
 const SMOKE_RUNS: u32 = 20_000;
+const SMOKE_SECONDS: u32 = 15;
 /// An input that takes longer than this, in seconds, is a finding.
 const LONGEST_INPUT: u32 = 20;
 
@@ -27,7 +29,7 @@ pub struct Options {
     /// How long each target runs, in seconds.
     #[arg(long, value_name = "N", default_value_t = 60)]
     seconds: u32,
-    /// Run each target on its corpus and a fixed number of inputs more, and keep no new ones.
+    /// Run each target on its corpus and some inputs more, and keep no new ones.
     #[arg(long, conflicts_with = "seconds")]
     smoke: bool,
     /// Name the targets and run none.
@@ -70,7 +72,7 @@ pub fn run(options: &Options) -> Result<bool> {
         return Ok(true);
     }
     let limit = if options.smoke {
-        Limit::Runs(SMOKE_RUNS)
+        Limit::Smoke
     } else {
         Limit::Seconds(options.seconds)
     };
@@ -80,8 +82,8 @@ pub fn run(options: &Options) -> Result<bool> {
 /// How long a target runs.
 #[derive(Clone, Copy)]
 pub enum Limit {
-    /// So many executions; new inputs are not kept.
-    Runs(u32),
+    /// Seconds; new inputs are not kept.
+    Smoke,
     /// So many seconds; new inputs go into the corpus.
     Seconds(u32),
 }
@@ -91,7 +93,7 @@ pub enum Limit {
 /// # Errors
 /// As [`run`].
 pub fn smoke(out: &mut impl std::io::Write) -> Result<bool> {
-    fuzz(&chosen(None)?, Limit::Runs(SMOKE_RUNS), out)
+    fuzz(&chosen(None)?, Limit::Smoke, out)
 }
 
 fn fuzz(targets: &[String], limit: Limit, out: &mut impl std::io::Write) -> Result<bool> {
@@ -201,22 +203,20 @@ fn run_target(program: &Path, target: &str, limit: Limit) -> Result<Outcome> {
     let inputs = fs::read_dir(&corpus)?.count();
     let scratch = workspace::root().join("target/fuzz/new").join(target);
     fs::create_dir_all(&scratch)?;
-    let (mut command, end) = match limit {
-        // New inputs go into the first folder.
-        Limit::Runs(runs) => {
-            let mut command = cargo_fuzz(program, &["run", target]);
-            command.arg(&scratch).arg(&corpus);
-            (command, format!("-runs={runs}"))
+    let mut command = cargo_fuzz(program, &["run", target]);
+    let (runs, seconds) = match limit {
+        Limit::Smoke => {
+            // New inputs go into the first folder.
+            command.arg(&scratch);
+            (SMOKE_RUNS.to_string(), SMOKE_SECONDS)
         }
-        Limit::Seconds(seconds) => {
-            let mut command = cargo_fuzz(program, &["run", target]);
-            command.arg(&corpus);
-            (command, format!("-max_total_time={seconds}"))
-        }
+        Limit::Seconds(seconds) => ("-1".to_owned(), seconds),
     };
+    command.arg(&corpus);
     command.args([
         "--",
-        &end,
+        &format!("-runs={runs}"),
+        &format!("-max_total_time={seconds}"),
         "-max_len=1024",
         &format!("-timeout={LONGEST_INPUT}"),
         "-print_final_stats=1",
