@@ -11,7 +11,7 @@
 //!
 //! Reading takes no lock and allocates nothing; as long as every device is sound it is one load.
 
-use crate::error::QueueError;
+use crate::error::{AttachError, QueueError};
 use crate::ids::DeviceId;
 use crate::operation::Target;
 use crate::planted::{self, Fault};
@@ -28,6 +28,25 @@ pub enum Standing {
     Suspect,
     /// It did not answer and can do no DMA.
     Quarantined,
+}
+
+/// The entry of one device, with the tables that hold it locked.
+pub trait Entry {
+    /// Makes the entry invalid and takes everything that was cached through it out of the IOMMU, by no
+    /// command to the device.
+    ///
+    /// # Errors
+    ///
+    /// The device is not known, or the queue failed; the entry stays invalid then.
+    fn withdraw(&mut self) -> Result<(), AttachError>;
+
+    /// Makes the entry valid again, and takes what was translated for the device out of the IOMMU and
+    /// of the device's TLB.
+    ///
+    /// # Errors
+    ///
+    /// The queue failed, or the device still does not answer.
+    fn reinstate(&mut self) -> Result<(), AttachError>;
 }
 
 /// The devices of one IOMMU, and the standing of each.
@@ -132,6 +151,35 @@ impl Quarantine {
             self.unsound.fetch_sub(1, Ordering::AcqRel);
         }
         noted.is_ok()
+    }
+
+    /// What [`Iommu::quarantine`](crate::iommu::Iommu::quarantine) promises.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Entry::withdraw`]; the device's standing is as before.
+    pub fn cut_off(&self, device: DeviceId, entry: &mut impl Entry) -> Result<(), AttachError> {
+        if self.has(device) {
+            return Ok(());
+        }
+        entry.withdraw()?;
+        self.begin(device);
+        Ok(())
+    }
+
+    /// What [`Iommu::restore`](crate::iommu::Iommu::restore) promises.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Entry`]; the device is in quarantine again, if it is known.
+    pub fn bring_back(&self, device: DeviceId, entry: &mut impl Entry) -> Result<(), AttachError> {
+        self.cut_off(device, entry)?;
+        self.end(device);
+        let result = entry.reinstate();
+        if result.is_err() {
+            self.cut_off(device, entry)?;
+        }
+        result
     }
 
     /// From now on lists leave the device out. It can do no DMA, and nothing that was translated for

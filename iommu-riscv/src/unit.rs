@@ -6,6 +6,7 @@ use crate::faults::FaultQueue;
 use crate::invalidate;
 use crate::page_requests::{self, PageRequestQueue};
 use crate::planted::{self, Fault as Planted};
+use crate::quarantine::LockedEntry;
 use crate::queue::{self, Queue, Registers};
 use crate::spec::registers;
 use crate::spec::tables::{
@@ -576,7 +577,12 @@ impl<P: Platform> Iommu for Unit<P> {
     }
 
     fn quarantine(&self, device: DeviceId) -> Result<(), AttachError> {
-        self.cut_off(device)
+        let entry = &mut LockedEntry {
+            unit: self,
+            tables: &mut self.tables().lock(),
+            device,
+        };
+        self.quarantine.cut_off(device, entry)
     }
 
     fn is_quarantined(&self, device: DeviceId) -> bool {
@@ -584,7 +590,12 @@ impl<P: Platform> Iommu for Unit<P> {
     }
 
     fn restore(&self, device: DeviceId) -> Result<(), AttachError> {
-        self.bring_back(device)
+        let entry = &mut LockedEntry {
+            unit: self,
+            tables: &mut self.tables().lock(),
+            device,
+        };
+        self.quarantine.bring_back(device, entry)
     }
 
     fn take_faults(&self, report: &mut dyn FnMut(Fault)) -> FaultSummary {

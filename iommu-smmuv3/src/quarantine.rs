@@ -7,64 +7,53 @@ use crate::unit::Unit;
 use iommu_core::error::AttachError;
 use iommu_core::ids::{DeviceId, Pasid};
 use iommu_core::platform::Platform;
+use iommu_core::quarantine::Entry;
 
-impl<P: Platform> Unit<P> {
-    /// [`Iommu::quarantine`](iommu_core::iommu::Iommu::quarantine): the stream table entry is invalid,
-    /// and neither the configuration cache nor the TLB knows anything of it. With CR0.ATSCHK,
-    /// translated requests are checked against the entry, too (3.9.2).
-    pub(crate) fn cut_off(&self, device: DeviceId) -> Result<(), AttachError> {
-        let mut tables = self.tables().lock();
-        if self.quarantine.has(device) {
-            return Ok(());
-        }
-        self.cut_off_in(&mut tables, device)
-    }
+/// The stream table entry of one device, in the unit's locked tables.
+pub(crate) struct LockedEntry<'a, P: Platform> {
+    pub(crate) unit: &'a Unit<P>,
+    pub(crate) tables: &'a mut Tables<P>,
+    pub(crate) device: DeviceId,
+}
 
-    fn cut_off_in(&self, tables: &mut Tables<P>, device: DeviceId) -> Result<(), AttachError> {
-        tables.device(device)?;
+impl<P: Platform> Entry for LockedEntry<'_, P> {
+    /// The stream table entry is invalid, and neither the configuration cache nor the TLB knows
+    /// anything of it. With CR0.ATSCHK, translated requests are checked against the entry, too
+    /// (3.9.2).
+    fn withdraw(&mut self) -> Result<(), AttachError> {
+        let Self { unit, device, .. } = *self;
+        self.tables.device(device)?;
         let unknown = AttachError::UnknownDevice(device);
-        let entry = tables.streams.entry(device).ok_or(unknown)?;
+        let entry = self.tables.streams.entry(device).ok_or(unknown)?;
         if !planted::is(Fault::SmmuQuarantineKeepsEntry) {
             entry.replace_first(0);
         }
         if planted::is(Fault::SmmuQuarantineTooEarly) {
-            self.quarantine.begin(device);
+            unit.quarantine.begin(device);
         }
         if !planted::is(Fault::SmmuQuarantineKeepsCaches) {
-            self.run(|emit| invalidate::device_cut_off(device, false, emit))?;
+            unit.run(|emit| invalidate::device_cut_off(device, false, emit))?;
         }
-        self.quarantine.begin(device);
         Ok(())
     }
 
-    /// [`Iommu::restore`](iommu_core::iommu::Iommu::restore).
-    pub(crate) fn bring_back(&self, device: DeviceId) -> Result<(), AttachError> {
-        let mut tables = self.tables().lock();
-        if !self.quarantine.has(device) {
-            self.cut_off_in(&mut tables, device)?;
+    fn reinstate(&mut self) -> Result<(), AttachError> {
+        let Self {
+            unit, device: id, ..
+        } = *self;
+        if planted::is(Fault::SmmuRestoreLeavesOut) {
+            unit.quarantine.begin(id);
         }
-        if !planted::is(Fault::SmmuRestoreLeavesOut) {
-            self.quarantine.end(device);
-        }
-        let result = self.reinstate(&mut tables, device);
-        if result.is_err() {
-            self.cut_off_in(&mut tables, device)?;
-        }
-        result
-    }
-
-    /// Makes the entry valid and takes out of the SMMU and of the device's TLB what was translated
-    /// for the device.
-    fn reinstate(&self, tables: &mut Tables<P>, id: DeviceId) -> Result<(), AttachError> {
-        let device = tables.device(id)?;
+        let device = self.tables.device(id)?;
         let device_tlb = device.config.device_tlb;
-        let words = self.stream_entry(device.config, &device.contexts).words();
+        let words = unit.stream_entry(device.config, &device.contexts).words();
         let unknown = AttachError::UnknownDevice(id);
-        tables.streams.entry(id).ok_or(unknown)?.set_up(&words);
-        self.run(|emit| invalidate::device_cut_off(id, device_tlb, emit))?;
-        let attached = tables.device(id)?.attached.keys();
+        let entry = self.tables.streams.entry(id).ok_or(unknown)?;
+        entry.set_up(&words);
+        unit.run(|emit| invalidate::device_cut_off(id, device_tlb, emit))?;
+        let attached = self.tables.device(id)?.attached.keys();
         for &pasid in attached.filter(|pasid| device_tlb && **pasid != Pasid::UNTAGGED) {
-            self.run(|emit| invalidate::whole_device_tlb(id, pasid, emit))?;
+            unit.run(|emit| invalidate::whole_device_tlb(id, pasid, emit))?;
         }
         Ok(())
     }
