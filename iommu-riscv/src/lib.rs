@@ -43,6 +43,7 @@ pub mod debug;
 pub mod faults;
 pub mod firmware;
 pub mod invalidate;
+mod memory;
 pub mod page_requests;
 #[cfg(not(planted))]
 mod planted;

@@ -1,8 +1,9 @@
 //! Cutting a device off whose device TLB does not answer, and bringing it back.
 
 use crate::invalidate;
+use crate::memory::Tables;
 use crate::planted::{self, Fault};
-use crate::unit::{Tables, Unit};
+use crate::unit::Unit;
 use iommu_core::error::AttachError;
 use iommu_core::ids::DeviceId;
 use iommu_core::platform::Platform;

@@ -2,13 +2,11 @@
 
 use crate::caps::{Capabilities, Config};
 use crate::control;
-use crate::faults::FaultQueue;
 use crate::invalidate;
-use crate::page_requests::{self, PageRequestQueue};
+use crate::memory::{Context, Device, MOST_LEVELS, Memory, Tables};
+use crate::page_requests;
 use crate::planted::{self, Fault as Planted};
 use crate::quarantine::LockedEntry;
-use crate::queue::{self, Queue, Registers};
-use crate::spec::registers;
 use crate::spec::tables::{
     DeviceContext, FirstStageMode, ProcessAttributes, ProcessContext, ProcessDirectoryMode,
     TranslationControl,
@@ -26,28 +24,14 @@ use iommu_core::iommu::{Completed, DeviceConfig, Features, Iommu, PageFaults, Ti
 use iommu_core::operation::{Invalidation, Target};
 use iommu_core::page_request::{PageResponse, Taken};
 use iommu_core::page_table::{Format, PageTable};
-use iommu_core::platform::{Mmio, Parts, Platform, WalkerCoherency};
+use iommu_core::platform::{Parts, Platform, WalkerCoherency};
 use iommu_core::quarantine::Quarantine;
-use iommu_core::ring::{self, Completion, Item};
+use iommu_core::ring::Item;
 use iommu_core::tag::TagAllocator;
 use spin::Mutex;
 
-/// The command queue: one page of 256 commands, or 128 if the hardware has no more. A target's
-/// commands must fit.
-const LOG2_COMMANDS: u32 = 8;
-const LOG2_COMMANDS_LEAST: u32 = 7;
-
-/// The fault queue: one page of 128 records.
-const LOG2_FAULTS: u32 = 7;
-/// Page requests in the queue, as a binary logarithm: 16 KiB. Those that a kernel allows its devices
-/// should not be more.
-const LOG2_PAGE_REQUESTS: u32 = 10;
-
 /// PSCIDs have 20 bits; 0 stays unused.
 const TAGS: (u32, u32) = (1, (1 << 20) - 1);
-
-/// The levels that a device directory can have, at most.
-const MOST_LEVELS: u8 = 3;
 
 /// One IOMMU. Dropping it turns the IOMMU off: then every request of every device is refused.
 pub struct Unit<P: Platform> {
@@ -60,36 +44,6 @@ pub struct Unit<P: Platform> {
     memory: Arc<Memory<P>>,
     /// Held for one use of the debug translation interface.
     pub(crate) debug: Mutex<()>,
-}
-
-/// Everything that the hardware reads and writes.
-struct Memory<P: Platform> {
-    queue: Queue<P>,
-    slots: usize,
-    faults: FaultQueue<P>,
-    /// `None` without ATS.
-    page_requests: Option<PageRequestQueue<P>>,
-    tables: Mutex<Tables<P>>,
-}
-
-/// Everything the IOMMU finds its way by, and what the driver knows of it.
-pub(crate) struct Tables<P: Platform> {
-    pub(crate) directory: DeviceDirectory<P>,
-    devices: BTreeMap<DeviceId, Device<P>>,
-}
-
-/// A device with a context.
-pub(crate) struct Device<P: Platform> {
-    pub(crate) config: DeviceConfig,
-    pub(crate) directory: ProcessDirectory<P>,
-    pub(crate) contexts: BTreeMap<Pasid, Context>,
-}
-
-/// A PASID in use.
-#[derive(Clone, Copy)]
-pub(crate) struct Context {
-    tag: Tag,
-    blocked: bool,
 }
 
 impl<P: Platform> Unit<P> {
@@ -330,49 +284,6 @@ impl<P: Platform> Unit<P> {
     }
 }
 
-impl<P: Platform> Memory<P> {
-    fn new(
-        parts: &Arc<Parts<P>>,
-        capabilities: &Capabilities,
-        config: &Config,
-    ) -> Result<Self, ProbeError> {
-        let log2_slots = queue::probe_size(&parts.mmio, registers::CQB, LOG2_COMMANDS);
-        if log2_slots < LOG2_COMMANDS_LEAST {
-            return Err(ProbeError::MissingCapability {
-                capability: "a command queue of 128 entries",
-                register: "cqb",
-                value: parts.mmio.read64(registers::CQB),
-            });
-        }
-        let slots = 1 << log2_slots;
-        let log2_faults = queue::probe_size(&parts.mmio, registers::FQB, LOG2_FAULTS);
-        let coherency = config.coherency;
-        let log2_page_requests = capabilities
-            .has_ats()
-            .then(|| queue::probe_size(&parts.mmio, registers::PQB, LOG2_PAGE_REQUESTS));
-        let ring = ring::Config::new(slots, Completion::Memory, coherency);
-        let directory = DeviceDirectory::new(
-            parts,
-            capabilities.device_context_format(),
-            config.least_levels(capabilities),
-            coherency,
-        )?;
-        Ok(Self {
-            queue: Queue::new(parts, Registers::new(log2_slots), ring)?,
-            slots,
-            faults: FaultQueue::new(parts, log2_faults, coherency)?,
-            page_requests: match log2_page_requests {
-                Some(log2) => Some(PageRequestQueue::new(parts, log2, coherency)?),
-                None => None,
-            },
-            tables: Mutex::new(Tables {
-                directory,
-                devices: BTreeMap::new(),
-            }),
-        })
-    }
-}
-
 impl ProcessContext {
     /// The context, or what a planted fault makes of it.
     fn spoil(mut self) -> Self {
@@ -383,23 +294,6 @@ impl ProcessContext {
             self.attributes |= ProcessAttributes::ENS.bits();
         }
         self
-    }
-}
-
-impl<P: Platform> Tables<P> {
-    pub(crate) fn device(&mut self, device: DeviceId) -> Result<&mut Device<P>, AttachError> {
-        self.devices
-            .get_mut(&device)
-            .ok_or(AttachError::UnknownDevice(device))
-    }
-}
-
-impl Config {
-    /// The levels that a device directory needs.
-    fn least_levels(&self, capabilities: &Capabilities) -> u8 {
-        let format = capabilities.device_context_format();
-        let holds = |levels: &u8| format.device_id_bits(*levels) >= self.device_id_bits.into();
-        (1..MOST_LEVELS).find(holds).unwrap_or(MOST_LEVELS)
     }
 }
 
