@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Deref;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex};
 
 /// Whether hardware snoops the CPU's caches.
@@ -39,9 +39,16 @@ pub struct Memory {
     /// For a memory that is not coherent: what hardware reads and writes, and what both sides had
     /// when they last agreed.
     far: Option<Far>,
-    /// Blocks in use: start and size in bytes.
-    blocks: Mutex<BTreeMap<u64, u64>>,
+    blocks: Mutex<Blocks>,
     watcher: Mutex<Option<Watcher>>,
+}
+
+/// Who has what of the memory.
+struct Blocks {
+    /// Those in use: start and size in bytes.
+    used: BTreeMap<u64, u64>,
+    /// From here on nobody had anything, so that it still is zero.
+    untouched: u64,
 }
 
 /// What looks at the memory after each of a driver's stores that hardware sees.
@@ -96,7 +103,10 @@ impl Memory {
                 hardware: Words::new(size),
                 agreed: Words::new(size),
             }),
-            blocks: Mutex::default(),
+            blocks: Mutex::new(Blocks {
+                used: BTreeMap::new(),
+                untouched: base,
+            }),
             watcher: Mutex::default(),
         }
     }
@@ -220,15 +230,16 @@ impl Memory {
         let first = address / LINE * LINE;
         let end = (address + length).div_ceil(LINE) * LINE;
         for word in (first..end).step_by(8).filter_map(|at| self.index(at).ok()) {
-            let (cpu, agreed) = (
+            let (cpu, agreed, hardware) = (
                 self.cpu[word].load(Ordering::SeqCst),
                 far.agreed[word].load(Ordering::SeqCst),
+                far.hardware[word].load(Ordering::SeqCst),
             );
-            let value = if cpu == agreed {
-                far.hardware[word].load(Ordering::SeqCst)
-            } else {
-                cpu
-            };
+            // Most lines are clean, and a store costs many times a load.
+            if cpu == agreed && hardware == agreed {
+                continue;
+            }
+            let value = if cpu == agreed { hardware } else { cpu };
             self.cpu[word].store(value, Ordering::SeqCst);
             far.hardware[word].store(value, Ordering::SeqCst);
             far.agreed[word].store(value, Ordering::SeqCst);
@@ -237,8 +248,7 @@ impl Memory {
 
     /// Writes every line of every block in use back: the flush of a write buffer.
     pub fn clean_blocks(&self) {
-        let blocks = self.blocks.lock().expect("no thread panics here").clone();
-        for (address, size) in blocks {
+        for (address, size) in self.in_use() {
             self.clean_range(address, size);
         }
     }
@@ -258,9 +268,9 @@ impl Memory {
     pub fn take(&self, size: u64, align: u64) -> Option<u64> {
         let align = align.max(LINE);
         let size = size.next_multiple_of(LINE);
-        let mut blocks = self.blocks.lock().expect("no thread panics here");
+        let mut blocks = lock(&self.blocks);
         let mut at = self.base.next_multiple_of(align);
-        for (&start, &length) in blocks.iter() {
+        for (&start, &length) in &blocks.used {
             if at + size <= start {
                 break;
             }
@@ -269,39 +279,60 @@ impl Memory {
         if at + size > self.base + 8 * self.cpu.len() as u64 {
             return None;
         }
-        blocks.insert(at, size);
+        blocks.used.insert(at, size);
+        let end = at + size;
+        let used_before = blocks.untouched.clamp(at, end);
+        blocks.untouched = blocks.untouched.max(end);
         drop(blocks);
-        self.fill(at, size, 0);
+        self.fill(at, used_before - at, 0);
         Some(at)
     }
 
     /// Gives back what [`take`](Self::take) gave. Its bytes become `poison`, on both sides.
     pub fn give_back(&self, address: u64, poison: u64) {
-        let size = self
-            .blocks
-            .lock()
-            .expect("no thread panics here")
+        let size = lock(&self.blocks)
+            .used
             .remove(&address)
             .expect("a block is given back once");
         self.fill(address, size, poison);
     }
 
-    fn fill(&self, address: u64, size: u64, value: u64) {
-        for at in (address..address + size).step_by(8) {
-            self.cpu_store(at, value);
+    /// Fills whole words with `value`, on both sides, for who owns them.
+    pub fn fill(&self, address: u64, length: u64, value: u64) {
+        let first = self.index(address).expect("whole words of memory");
+        let words = first..first + length as usize / 8;
+        let far = self.far.iter().flat_map(|far| [&far.hardware, &far.agreed]);
+        for side in std::iter::once(&self.cpu).chain(far) {
+            for word in &side[words.clone()] {
+                word.store(value.to_le(), Ordering::Relaxed);
+            }
         }
-        self.clean_range(address, size);
+        fence(Ordering::SeqCst);
+    }
+
+    /// The first of these words that is not `value` where hardware sees it, and what it is.
+    pub fn first_other(&self, address: u64, length: u64, value: u64) -> Option<(u64, u64)> {
+        fence(Ordering::SeqCst);
+        let first = self.index(address).expect("whole words of memory");
+        let words = &self.hardware()[first..][..length as usize / 8];
+        let found = |word: &AtomicU64| u64::from_le(word.load(Ordering::Relaxed));
+        let index = words.iter().position(|word| found(word) != value)?;
+        Some((address + 8 * index as u64, found(&words[index])))
     }
 
     /// Every block in use: its address and its size in bytes.
     pub fn in_use(&self) -> Vec<(u64, u64)> {
-        let blocks = self.blocks.lock().expect("no thread panics here");
-        blocks.iter().map(|(&start, &size)| (start, size)).collect()
+        let blocks = lock(&self.blocks);
+        blocks
+            .used
+            .iter()
+            .map(|(&start, &size)| (start, size))
+            .collect()
     }
 
     /// How many blocks are in use.
     pub fn blocks(&self) -> usize {
-        self.blocks.lock().expect("no thread panics here").len()
+        lock(&self.blocks).used.len()
     }
 }
 

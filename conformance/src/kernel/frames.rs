@@ -5,6 +5,7 @@ use super::format::{self, Rights};
 use crate::outcome::{Outcome, failed};
 use crate::rig::Ram;
 use iommu_core::page_table::Format;
+use std::ops::Range;
 
 /// Bytes in a small frame and in a table.
 pub const PAGE: u64 = 4096;
@@ -15,97 +16,113 @@ pub const HUGE: u64 = 2 << 20;
 pub struct Frames {
     trap: u64,
     poison: u64,
-    small: Vec<u64>,
-    huge: Vec<u64>,
+    small: Free,
+    huge: Free,
+}
+
+/// Frames of one size that are free.
+struct Free {
+    size: u64,
+    /// Those that somebody had: they are poisoned, and the last is taken first.
+    used: Vec<u64>,
+    /// Where those begin and end that nobody had. No translation ever led there.
+    unused: Range<u64>,
+}
+
+impl Free {
+    const fn new(size: u64, from: u64, to: u64) -> Self {
+        Self {
+            size,
+            used: Vec::new(),
+            unused: from..to,
+        }
+    }
+
+    fn count(&self) -> usize {
+        let unused = (self.unused.end - self.unused.start) / self.size;
+        self.used.len() + unused as usize
+    }
 }
 
 impl Frames {
-    /// Everything is free and poisoned.
+    /// Everything is free.
     pub fn new(ram: &dyn Ram, format: Format) -> Self {
         let (base, size) = ram.pool();
         let poison = format::leaf(format, base, 0, Rights::WRITABLE);
-        let middle = base + size / 2;
-        // The last is taken first.
-        let frames = |from: u64, to: u64, size: u64| {
-            let count = (to - from) / size;
-            (0..count).rev().map(|index| from + index * size).collect()
-        };
-        let frames = Self {
+        let (middle, end) = (base + size / 2, base + size);
+        ram.fill(base, PAGE, poison);
+        Self {
             trap: base,
             poison,
-            small: frames(base + PAGE, middle, PAGE),
-            huge: frames(middle, base + size, HUGE),
-        };
-        frames.fill(ram, base, size, poison);
-        frames
+            small: Free::new(PAGE, base + PAGE, middle),
+            huge: Free::new(HUGE, middle, end),
+        }
     }
 
     /// A small frame, zeroed.
     pub fn take(&mut self, ram: &dyn Ram) -> Outcome<u64> {
-        let Some(frame) = self.small.pop() else {
-            return failed("the suite's kernel has no frame left");
-        };
-        self.check(ram, frame, PAGE)?;
-        self.fill(ram, frame, PAGE, 0);
-        Ok(frame)
+        Self::take_from(&mut self.small, ram, self.poison)
     }
 
     /// A huge frame, zeroed.
     pub fn take_huge(&mut self, ram: &dyn Ram) -> Outcome<u64> {
-        let Some(frame) = self.huge.pop() else {
-            return failed("the suite's kernel has no huge frame left");
+        Self::take_from(&mut self.huge, ram, self.poison)
+    }
+
+    fn take_from(free: &mut Free, ram: &dyn Ram, poison: u64) -> Outcome<u64> {
+        let size = free.size;
+        let frame = match free.used.pop() {
+            Some(frame) => {
+                check(ram, frame, size, poison)?;
+                frame
+            }
+            None if free.unused.is_empty() => {
+                return failed("the suite's kernel has no frame left");
+            }
+            None => {
+                let frame = free.unused.start;
+                free.unused.start += size;
+                frame
+            }
         };
-        self.check(ram, frame, HUGE)?;
-        self.fill(ram, frame, HUGE, 0);
+        ram.fill(frame, size, 0);
         Ok(frame)
     }
 
     /// Takes a small frame back; it is the next that is taken.
     pub fn give_back(&mut self, ram: &dyn Ram, frame: u64) {
-        self.fill(ram, frame, PAGE, self.poison);
-        self.small.push(frame);
+        ram.fill(frame, PAGE, self.poison);
+        self.small.used.push(frame);
     }
 
     /// Takes a huge frame back whole.
     pub fn give_back_huge(&mut self, ram: &dyn Ram, frame: u64) {
-        self.fill(ram, frame, HUGE, self.poison);
-        self.huge.push(frame);
+        ram.fill(frame, HUGE, self.poison);
+        self.huge.used.push(frame);
     }
 
     /// How many small and huge frames are free.
     pub fn free(&self) -> (usize, usize) {
-        (self.small.len(), self.huge.len())
+        (self.small.count(), self.huge.count())
     }
 
-    /// Whether every free frame still holds its poison.
+    /// Whether every free frame that somebody had still holds its poison.
     pub fn check_all(&self, ram: &dyn Ram) -> Outcome {
-        self.check(ram, self.trap, PAGE)?;
-        for &frame in &self.small {
-            self.check(ram, frame, PAGE)?;
-        }
-        for &frame in &self.huge {
-            self.check(ram, frame, HUGE)?;
-        }
-        Ok(())
-    }
-
-    fn check(&self, ram: &dyn Ram, frame: u64, size: u64) -> Outcome {
-        ram.clean(frame, size);
-        for at in (frame..frame + size).step_by(8) {
-            let found = ram.load(at);
-            if found != self.poison {
-                return failed(format_args!(
-                    "a free frame was written: {found:#x} at physical {at:#x}"
-                ));
+        check(ram, self.trap, PAGE, self.poison)?;
+        for free in [&self.small, &self.huge] {
+            for &frame in &free.used {
+                check(ram, frame, free.size, self.poison)?;
             }
         }
         Ok(())
     }
+}
 
-    fn fill(&self, ram: &dyn Ram, frame: u64, size: u64, value: u64) {
-        for at in (frame..frame + size).step_by(8) {
-            ram.store(at, value);
-        }
-        ram.clean(frame, size);
+fn check(ram: &dyn Ram, frame: u64, size: u64, poison: u64) -> Outcome {
+    match ram.first_other(frame, size, poison) {
+        Some((at, found)) => failed(format_args!(
+            "a free frame was written: {found:#x} at physical {at:#x}"
+        )),
+        None => Ok(()),
     }
 }

@@ -94,6 +94,23 @@ pub trait Ram: Send + Sync {
     fn store(&self, address: u64, value: u64);
     /// Makes the CPU's caches and what devices see agree.
     fn clean(&self, address: u64, length: u64);
+
+    /// Fills whole words with `value`, so that devices see it.
+    fn fill(&self, address: u64, length: u64, value: u64) {
+        for at in (address..address + length).step_by(8) {
+            self.store(at, value);
+        }
+        self.clean(address, length);
+    }
+
+    /// The first of these words that is not `value` as devices see it, and what it is.
+    fn first_other(&self, address: u64, length: u64, value: u64) -> Option<(u64, u64)> {
+        self.clean(address, length);
+        let words = (address..address + length).step_by(8);
+        words
+            .map(|at| (at, self.load(at)))
+            .find(|&(_, found)| found != value)
+    }
 }
 
 /// IOMMUs with devices. All methods may be called from any thread.

@@ -294,6 +294,16 @@ impl Ram for ModelRig {
     fn clean(&self, address: u64, length: u64) {
         self.model.machine.memory.clean_range(address, length);
     }
+    fn fill(&self, address: u64, length: u64, value: u64) {
+        if is_memory(address) && is_memory(address + length - 1) {
+            self.model.machine.memory.fill(address, length, value);
+        }
+    }
+    fn first_other(&self, address: u64, length: u64, value: u64) -> Option<(u64, u64)> {
+        let memory = &self.model.machine.memory;
+        (is_memory(address) && is_memory(address + length - 1))
+            .then(|| memory.first_other(address, length, value))?
+    }
 }
 
 fn is_memory(address: u64) -> bool {
