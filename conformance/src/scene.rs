@@ -1,10 +1,11 @@
 //! What a case works with.
 
-use crate::kernel::{Kernel, PAGE, Process, Rights};
-use crate::outcome::{Outcome, ensure, failed};
+use crate::kernel::{Kernel, PAGE, PASID_BITS, Pager, Process, Region, Rights};
+use crate::outcome::{Outcome, ensure, failed, skip};
 use crate::rig::{Freedom, Layout, Maker, Rig};
+use iommu_core::iommu::{DeviceConfig, PageFaults};
 use iommu_core::sva::Requests;
-use iommu_model::device::{Ended, Transfer};
+use iommu_model::device::{Ended, Job, Transfer};
 use std::sync::Arc;
 
 /// Where the cases' pages begin: in the lower half of every format, 2 MiB aligned.
@@ -22,8 +23,46 @@ pub struct Bench<'a> {
 impl Bench<'_> {
     /// A kernel on a new rig.
     pub fn scene(&self, layout: Layout) -> Outcome<Scene> {
+        let page_faults = if layout.page_requests {
+            PageFaults::PageRequests {
+                response_pasid: true,
+            }
+        } else {
+            PageFaults::Fatal
+        };
+        self.scene_with(layout, page_faults)
+    }
+
+    /// As [`scene`](Self::scene) without device TLBs and page requests, on IOMMUs that hold faulting
+    /// transactions back.
+    pub fn stalling(&self, layout: Layout) -> Outcome<Scene> {
+        let layout = Layout {
+            device_tlb: false,
+            page_requests: false,
+            ..layout
+        };
+        self.scene_with(layout, PageFaults::Stall)
+    }
+
+    fn scene_with(&self, layout: Layout, page_faults: PageFaults) -> Outcome<Scene> {
         let rig = self.maker.make(&layout, self.freedom)?;
-        let kernel = Kernel::new(rig.clone(), layout.device_tlb, self.freedom.seed)?;
+        for can in rig.iommus().iter().map(|iommu| iommu.features()) {
+            match page_faults {
+                PageFaults::PageRequests { .. } if !can.page_requests => {
+                    return skip("the IOMMU takes no page requests");
+                }
+                PageFaults::Stall if !can.stall => {
+                    return skip("the IOMMU holds no transactions back");
+                }
+                _ => {}
+            }
+        }
+        let config = DeviceConfig {
+            pasid_bits: PASID_BITS,
+            device_tlb: layout.device_tlb,
+            page_faults,
+        };
+        let kernel = Kernel::new(rig.clone(), config, self.freedom.seed)?;
         Ok(Scene { rig, kernel })
     }
 }
@@ -51,6 +90,68 @@ impl Scene {
             process.map(USER + page * PAGE, Rights::WRITABLE)?;
         }
         Ok(process)
+    }
+
+    /// A process without pages, and what resolves its page faults in `regions`.
+    pub fn paged(&self, regions: &[Region]) -> Outcome<(Arc<Process>, Arc<Pager>)> {
+        let process = Arc::new(self.kernel.process()?);
+        let pager = Pager::new(&process, regions);
+        Ok((process, pager))
+    }
+
+    /// Lets things happen, and the kernel serve page requests between them, until every one of `jobs`
+    /// has ended or nothing happens any more.
+    pub fn serve_until(&self, jobs: &[Arc<Job>]) -> Outcome<Vec<Ended>> {
+        for _ in 0..100_000 {
+            if jobs.iter().all(|job| job.ended().is_some()) {
+                break;
+            }
+            let steps = 1 + self.kernel.random.below(40);
+            let worked = (0..steps).any(|_| self.rig.step());
+            if self.kernel.attend()? == 0 && !worked {
+                break;
+            }
+        }
+        self.kernel.judge()?;
+        let ended = jobs.iter().map(|job| job.ended().unwrap_or(Ended::Stuck));
+        Ok(ended.collect())
+    }
+
+    /// The device on a seat writes a word, and the kernel serves its page requests.
+    pub fn write_paged(
+        &self,
+        seat: usize,
+        pasid: Option<u32>,
+        address: u64,
+        word: u64,
+    ) -> Outcome<Ended> {
+        let transfer = Transfer::write(pasid, address, word.to_le_bytes().to_vec());
+        let mut ended = self.serve_until(&[self.rig.start(seat, transfer)])?;
+        Ok(ended.pop().unwrap_or(Ended::Stuck))
+    }
+
+    /// As [`reaches`](Self::reaches), while the kernel serves page requests.
+    pub fn reaches_paged(&self, seat: usize, process: &Process, address: u64) -> Outcome {
+        let word = self.kernel.random.bits();
+        let ended = self.write_paged(seat, process.pasid(), address, word)?;
+        ensure(
+            ended.is_done(),
+            format_args!("a write at {address:#x} of seat {seat} is {ended:?}"),
+        )?;
+        let found = process.load(address)?;
+        ensure(
+            found == word,
+            format_args!("{found:#x} is at {address:#x}, the device wrote {word:#x}"),
+        )
+    }
+
+    /// As [`is_refused`](Self::is_refused), while the kernel serves page requests.
+    pub fn is_refused_paged(&self, seat: usize, pasid: Option<u32>, address: u64) -> Outcome {
+        let ended = self.write_paged(seat, pasid, address, 0x5ca1_ab1e)?;
+        ensure(
+            matches!(ended, Ended::Refused(_)),
+            format_args!("a write at {address:#x} of seat {seat} is {ended:?}, not refused"),
+        )
     }
 
     /// The device on a seat writes a word.

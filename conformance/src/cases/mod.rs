@@ -4,6 +4,7 @@ mod bad_input;
 mod binding;
 mod concurrency;
 mod faults;
+mod page_requests;
 mod ranges;
 mod self_check;
 mod sharing;
@@ -33,6 +34,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         binding::CASES,
         concurrency::CASES,
         faults::CASES,
+        page_requests::CASES,
         bad_input::CASES,
         self_check::CASES,
     ]

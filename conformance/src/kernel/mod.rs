@@ -5,19 +5,23 @@ mod format;
 mod frames;
 mod kernel_half;
 mod page_table;
+mod pager;
 mod process;
 
 pub use format::{MEMORY_ATTRIBUTES, Rights, shares_root_with_kernel};
 pub use frames::{HUGE, PAGE};
+pub use pager::{Pager, Region, SHARE, Worker};
 pub use process::{Announce, Process};
 
+use crate::answers::Answers;
 use crate::oracle::Oracle;
-use crate::outcome::{Outcome, ensure};
+use crate::outcome::{Outcome, ensure, failed};
 use crate::rig::{Rig, Seat};
 use core_notifier::Srcu;
 use frames::Frames;
 use iommu_core::ids::Pasid;
 use iommu_core::iommu::{DeviceConfig, Iommu};
+use iommu_core::page_request::PageRequests;
 use iommu_core::sva::{Failure, FailureHandler, Sva};
 use iommu_model::Random;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,6 +36,8 @@ pub struct Kernel {
     pub rig: Arc<dyn Rig>,
     /// What it allowed.
     pub oracle: Oracle,
+    /// Which page faults wait for an answer.
+    pub answers: Answers,
     /// Where its choices come from.
     pub random: Random,
     sva: Arc<Sva>,
@@ -40,8 +46,11 @@ pub struct Kernel {
     failures: Arc<Failures>,
     /// The control run: page tables change and nobody is told.
     silent: AtomicBool,
-    /// Whether the devices get a TLB.
-    device_tlb: bool,
+    /// How the devices are enabled.
+    config: DeviceConfig,
+    /// By IOMMU.
+    page_requests: Vec<Arc<PageRequests>>,
+    workers: Mutex<Vec<Worker>>,
 }
 
 /// Invalidations that the hardware did not confirm.
@@ -55,19 +64,24 @@ impl FailureHandler for Failures {
 }
 
 impl Kernel {
-    /// A kernel on `rig`, with every device enabled.
-    pub fn new(rig: Arc<dyn Rig>, device_tlb: bool, seed: u64) -> Outcome<Arc<Self>> {
+    /// A kernel on `rig`, with every device enabled by `config`.
+    pub fn new(rig: Arc<dyn Rig>, config: DeviceConfig, seed: u64) -> Outcome<Arc<Self>> {
         let failures = Arc::new(Failures::default());
+        let iommus = rig.iommus().iter();
+        let page_requests = iommus.map(|iommu| PageRequests::new(iommu.clone()));
         let last = Pasid::new((1 << PASID_BITS) - 1).unwrap_or(Pasid::MAX);
         let kernel = Arc::new(Self {
             oracle: Oracle::default(),
+            answers: Answers::default(),
+            page_requests: page_requests.collect(),
+            workers: Mutex::default(),
             random: Random::new(seed ^ 0x6b65_726e),
             sva: Sva::new(last, failures.clone()),
             srcu: Arc::new(Srcu::new()),
             frames: Mutex::new(Frames::new(rig.ram(), rig.format())),
             failures,
             silent: AtomicBool::new(false),
-            device_tlb,
+            config,
             rig,
         });
         for seat in 0..kernel.rig.seats().len() {
@@ -78,17 +92,14 @@ impl Kernel {
 
     /// How the device on a seat is enabled.
     pub fn device_config(&self) -> DeviceConfig {
-        DeviceConfig {
-            pasid_bits: PASID_BITS,
-            device_tlb: self.device_tlb,
-            ..DeviceConfig::default()
-        }
+        self.config
     }
 
     /// Enables the device on a seat.
     pub fn enable(&self, seat: usize) -> Outcome {
         let (iommu, Seat { device, .. }) = self.seat(seat);
-        Ok(iommu.enable_device(device, self.device_config())?)
+        iommu.enable_device(device, self.device_config())?;
+        self.expect_page_requests(seat)
     }
 
     /// The IOMMU of a seat, and the seat.
@@ -132,15 +143,34 @@ impl Kernel {
         }
     }
 
+    /// Lets things happen, and serves page requests, until nothing is left of either.
+    ///
+    /// # Errors
+    ///
+    /// Responses could not be posted, or there is no end of it.
+    pub fn come_to_rest(&self) -> Outcome {
+        for _ in 0..10_000 {
+            self.settle();
+            if self.attend()? == 0 {
+                return Ok(());
+            }
+        }
+        failed("devices ask for pages without end")
+    }
+
     /// Judges everything that the devices did since the last time.
     pub fn judge(&self) -> Outcome {
+        if let Ok(model) = self.rig.model() {
+            self.answers.note(&model.history.take_messages())?;
+        }
         self.oracle.judge(&self.rig.take_history())
     }
 
     /// Lets everything end, judges it, and looks at every free frame.
     pub fn check(&self) -> Outcome {
-        self.settle();
+        self.come_to_rest()?;
         self.judge()?;
+        self.answers.nobody_waits()?;
         self.frames().check_all(self.rig.ram())?;
         let failures = self.failures();
         ensure(

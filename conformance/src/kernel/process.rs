@@ -8,6 +8,7 @@ use crate::oracle::{Requester, Space};
 use crate::outcome::{Outcome, failed};
 use core_notifier::{AddressSpace, AddressSpaceLock, Event, Invalidation, Range};
 use iommu_core::ids::PhysicalAddress;
+use iommu_core::page_request::PageRequestHandler;
 use iommu_core::page_table::PageTable as Described;
 use iommu_core::sva::{BindError, Requests, SvaSpace, UnbindError};
 use std::collections::BTreeMap;
@@ -35,6 +36,8 @@ struct Mapping {
 struct Memory {
     table: PageTable,
     mappings: BTreeMap<u64, Mapping>,
+    /// The process has ended: nothing is mapped any more.
+    ended: bool,
 }
 
 struct MemoryMapLock<'a>(&'a Mutex<Memory>);
@@ -70,6 +73,7 @@ impl Kernel {
         let memory = Mutex::new(Memory {
             table,
             mappings: BTreeMap::new(),
+            ended: false,
         });
         let notifiers = Arc::new(AddressSpace::new(self.srcu.clone()));
         let described = Described {
@@ -131,16 +135,42 @@ impl Process {
     ///
     /// The framework's own.
     pub fn bind(&self, seat: usize, requests: Requests) -> Result<(), BindError> {
+        let (iommu, place) = self.kernel.seat(seat);
+        let bind = || self.shared().bind(iommu, place.device, requests);
+        self.bind_by(seat, requests, bind)
+    }
+
+    /// Binds the device on a seat by PASID, and lets `handler` resolve its page faults.
+    ///
+    /// # Errors
+    ///
+    /// The framework's own.
+    pub fn bind_paged(
+        &self,
+        seat: usize,
+        handler: Arc<dyn PageRequestHandler>,
+    ) -> Result<(), BindError> {
+        let device = self.kernel.seat(seat).1.device;
+        let page_requests = self.kernel.page_requests(seat);
+        let (shared, requests) = (self.shared(), Requests::Tagged);
+        let bind = || shared.bind_with_page_requests(page_requests, device, requests, handler);
+        self.bind_by(seat, requests, bind)
+    }
+
+    fn bind_by(
+        &self,
+        seat: usize,
+        requests: Requests,
+        bind: impl FnOnce() -> Result<(), BindError>,
+    ) -> Result<(), BindError> {
         let (kernel, requester) = (&self.kernel, self.requester(seat, requests));
-        let (iommu, place) = kernel.seat(seat);
-        let known = lock(&self.bound).contains(&requester);
-        if known {
-            return self.shared().bind(iommu, place.device, requests);
+        if lock(&self.bound).contains(&requester) {
+            return bind();
         }
         kernel
             .oracle
             .binding(requester, self.space, kernel.rig.now());
-        let result = self.shared().bind(iommu, place.device, requests);
+        let result = bind();
         kernel
             .oracle
             .bound(requester, result.is_ok(), kernel.rig.now());
@@ -327,11 +357,32 @@ impl Process {
         Ok(())
     }
 
+    /// What the kernel does when a page is missing or must not be written: maps a new frame, or copies
+    /// on write. `rights` are for a new frame. False if the process has ended.
+    pub fn fault_in(&self, page: u64, write: bool, rights: Rights) -> Outcome<bool> {
+        let memory = &mut *lock(&self.memory);
+        if memory.ended {
+            return Ok(false);
+        }
+        match memory.mappings.get(&page) {
+            Some(mapping) if mapping.rights.write || !write => {}
+            Some(_) => drop(self.replace_in(memory, page)?),
+            None => {
+                let frame = self.kernel.take_frame()?;
+                self.map_at(memory, page, frame, 0, rights)?;
+            }
+        }
+        Ok(true)
+    }
+
     /// Copy on write: the page gets another frame with the same bytes, and the old one is freed. The
     /// new entry is written after the old translation is gone everywhere (N14).
     pub fn replace(&self, page: u64) -> Outcome<u64> {
+        self.replace_in(&mut lock(&self.memory), page)
+    }
+
+    fn replace_in(&self, memory: &mut Memory, page: u64) -> Outcome<u64> {
         let kernel = &self.kernel;
-        let memory = &mut *lock(&self.memory);
         let Some(&old) = memory.mappings.get(&page).filter(|it| it.level == 0) else {
             return failed("there is no small page to replace");
         };
@@ -414,6 +465,7 @@ impl Process {
             self.notifiers.release();
         }
         let memory = &mut *lock(&self.memory);
+        memory.ended = true;
         let mappings = std::mem::take(&mut memory.mappings);
         for (&page, mapping) in &mappings {
             self.clear(&memory.table, page, mapping.level)?;

@@ -160,7 +160,6 @@ impl Maker for ModelMaker {
         let Some(pool) = machine.memory.take(POOL, 2 << 20) else {
             return failed("the modelled machine has no memory for the pool");
         };
-        let history = Arc::new(History::default());
         let mut rig = ModelRig {
             format: self.format,
             pool,
@@ -171,8 +170,8 @@ impl Maker for ModelMaker {
                 devices: Vec::new(),
                 recorders: Vec::new(),
                 machine,
+                history: Arc::new(History::default()),
             },
-            history,
         };
         for iommu in 0..layout.iommus {
             rig.add_iommu(self, layout, freedom.seed, iommu)?;
@@ -191,6 +190,8 @@ pub struct Model {
     pub devices: Vec<Arc<Device>>,
     /// What each driver sent.
     pub recorders: Vec<Arc<Recorder>>,
+    /// What the devices did.
+    pub history: Arc<History>,
 }
 
 /// IOMMUs and devices that are models.
@@ -201,7 +202,6 @@ struct ModelRig {
     pool: u64,
     seats: Vec<Seat>,
     model: Model,
-    history: Arc<History>,
 }
 
 impl ModelRig {
@@ -222,7 +222,7 @@ impl ModelRig {
                 page_requests: layout.page_requests,
                 ..Configuration::new(id)
             };
-            let device = Device::new(machine, &hardware, &self.history, configuration);
+            let device = Device::new(machine, &hardware, &self.model.history, configuration);
             self.model.devices.push(device);
             self.seats.push(Seat {
                 iommu: number,
@@ -266,7 +266,7 @@ impl Rig for ModelRig {
         self.model.devices[seat].stop(pasid);
     }
     fn take_history(&self) -> Vec<Record> {
-        self.history.take()
+        self.model.history.take()
     }
     fn model(&self) -> Result<&Model, Stop> {
         Ok(&self.model)

@@ -256,6 +256,14 @@ impl Pool {
         self.poisoned = Default::default();
     }
 
+    /// How many requests are in it.
+    pub(super) fn kept(&self) -> usize {
+        let next = |&link: &Link| Some(self.pages.get(usize::from(link))?.next);
+        let free = core::iter::successors(Some(self.free_pages), next);
+        // The last link leads to no page.
+        self.pages.len() + 1 - free.count()
+    }
+
     /// Forgets which groups had a request that was refused.
     pub(super) fn forgive(&mut self) {
         self.poisoned = Default::default();

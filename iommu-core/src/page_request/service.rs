@@ -127,9 +127,20 @@ impl PageRequests {
         drop(removed);
     }
 
-    /// Forgets every request of a device without an answer: it was reset, or it is gone, and waits
-    /// for none. Its PASIDs keep their handlers.
+    /// How many requests of a device are kept at this moment, for it to be watched: no more than its
+    /// share. 0 if it was not added. Counts them, under the lock.
+    pub fn kept(&self, device: DeviceId) -> usize {
+        let mut devices = self.devices.lock();
+        devices.get(device).map_or(0, |device| device.pool.kept())
+    }
+
+    /// Forgets every request of a device without an answer, those in the hardware's queue included: it
+    /// was reset, or it is gone, and waits for none. After the reset, before its page requests are
+    /// enabled again: an old answer would be taken for one to a new group with the same index. Its
+    /// PASIDs keep their handlers. [`ResetHandshake`](crate::sva::ResetHandshake) calls it.
     pub fn device_reset(&self, device: DeviceId) {
+        // An IOMMU that posts no responses has lost those of others too; `serve` tells.
+        let _ = self.take_all();
         let mut devices = self.devices.lock();
         devices.end(device, |_| true, drop);
         if let Some(device) = devices.get(device) {

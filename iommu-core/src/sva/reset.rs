@@ -3,6 +3,7 @@
 use crate::error::AttachError;
 use crate::ids::DeviceId;
 use crate::iommu::Iommu;
+use crate::page_request::PageRequests;
 use crate::pcie::{ConfigSpace, PcieError, Services};
 use alloc::sync::Arc;
 use core::error::Error;
@@ -21,6 +22,7 @@ pub struct ResetHandshake<C> {
     iommu: Arc<dyn Iommu>,
     device: DeviceId,
     services: Services<C>,
+    page_requests: Option<Arc<PageRequests>>,
     parked: usize,
 }
 
@@ -43,7 +45,21 @@ impl<C: ConfigSpace> ResetHandshake<C> {
             iommu,
             device,
             services,
+            page_requests: None,
             parked: 0,
+        }
+    }
+
+    /// As [`new`](Self::new), for a device that was [added](PageRequests::add_device) to
+    /// `page_requests`: what it asked for before a reset is forgotten.
+    pub fn with_page_requests(
+        page_requests: Arc<PageRequests>,
+        device: DeviceId,
+        services: Services<C>,
+    ) -> Self {
+        Self {
+            page_requests: Some(page_requests.clone()),
+            ..Self::new(page_requests.iommu().clone(), device, services)
         }
     }
 
@@ -72,6 +88,9 @@ impl<C: ConfigSpace> ResetHandshake<C> {
         match self.parked {
             0 => return Err(RestoreError::NotParked),
             1 => {
+                if let Some(page_requests) = &self.page_requests {
+                    page_requests.device_reset(self.device);
+                }
                 self.services.start().map_err(RestoreError::Pcie)?;
                 self.iommu.restore(self.device).map_err(|error| {
                     self.services.stop();

@@ -1,6 +1,6 @@
 //! What devices did, in order.
 
-use crate::bus::{Access, Refusal};
+use crate::bus::{Access, PageRequest, PageResponse, Refusal};
 use crate::machine::lock;
 use std::fmt;
 use std::sync::Mutex;
@@ -80,18 +80,46 @@ impl fmt::Display for Record {
     }
 }
 
+/// A step in the life of a page fault that waits for software.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// A page request, or a stop marker, left for the IOMMU; the request names the device.
+    Asked(PageRequest),
+    /// A page group response arrived at the device.
+    Answered(u32, PageResponse),
+    /// The IOMMU holds back a request of the device, under this number.
+    Stalled(u32, u32),
+    /// That request goes on, or is aborted.
+    Resumed(u32, u32),
+    /// The device was reset or removed: it waits for nothing any more.
+    Forgot(u32),
+}
+
 /// Every request of every device of a machine, in the order in which they ended.
 #[derive(Debug, Default)]
-pub struct History(Mutex<Vec<Record>>);
+pub struct History {
+    records: Mutex<Vec<Record>>,
+    messages: Mutex<Vec<Message>>,
+}
 
 impl History {
     /// Adds one.
     pub fn record(&self, record: Record) {
-        lock(&self.0).push(record);
+        lock(&self.records).push(record);
     }
 
     /// All since the last call.
     pub fn take(&self) -> Vec<Record> {
-        std::mem::take(&mut *lock(&self.0))
+        std::mem::take(&mut *lock(&self.records))
+    }
+
+    /// Adds what was said about a page fault.
+    pub fn say(&self, message: Message) {
+        lock(&self.messages).push(message);
+    }
+
+    /// What was said since the last call.
+    pub fn take_messages(&self) -> Vec<Message> {
+        std::mem::take(&mut *lock(&self.messages))
     }
 }

@@ -40,10 +40,10 @@ impl Device {
             Some(Mischief::Completion { device, itags }) => {
                 iommu.invalidation_completed(device, itags);
             }
-            Some(Mischief::PageRequest(request)) => iommu.page_request(request),
+            Some(Mischief::PageRequest(request)) => self.ask(iommu, request),
             Some(Mischief::Flood { pasid, requests }) => {
                 let number = requests.wrapping_sub(1);
-                iommu.page_request(PageRequest {
+                let request = PageRequest {
                     device: self.id(),
                     pasid,
                     privileged: false,
@@ -53,7 +53,8 @@ impl Device {
                     execute: false,
                     last: false,
                     group: (number % 512) as u16,
-                });
+                };
+                self.ask(iommu, request);
                 if number != 0 {
                     state.mischief.push(Mischief::Flood {
                         pasid,

@@ -21,7 +21,7 @@ mod tests;
 mod tlb;
 mod transfer;
 
-pub use history::{History, Record, Via};
+pub use history::{History, Message, Record, Via};
 pub use hostile::Mischief;
 pub use inbox::Answers;
 pub use transfer::{Direction, Ended, Job, Transfer};
@@ -211,7 +211,7 @@ impl Device {
                 self.leave(leaving);
             }
             if let (true, Some(iommu)) = (state.configuration.page_requests, self.iommu.upgrade()) {
-                iommu.page_request(page_requests::stop_marker(self.id, pasid));
+                self.ask(&*iommu, page_requests::stop_marker(self.id, pasid));
             }
         }
         if let Some(machine) = self.machine.upgrade() {
@@ -231,10 +231,11 @@ impl Device {
             leaving.piece.refuse(Refusal::UnsupportedRequest);
         }
         state.tlb = DeviceTlb::default();
-        state.page_requests = PageRequests::default();
+        state.page_requests.abandon();
         state.mischief.clear();
         state.configuration.device_tlb = false;
         state.configuration.page_requests = false;
+        self.history.say(Message::Forgot(self.id));
     }
 
     /// The device is pulled out: nothing comes from it any more, no answer either.
@@ -267,7 +268,10 @@ impl Device {
             piece.via = Via::Iommu;
             return match iommu.translate(&request) {
                 Ok(translation) => self.arrive(piece, translation),
-                Err(Refusal::Stalled(number)) => state.page_requests.stalled(number, piece),
+                Err(Refusal::Stalled(number)) => {
+                    self.history.say(Message::Stalled(self.id, number));
+                    state.page_requests.stalled(number, piece);
+                }
                 Err(refusal) => self.refused(piece, refusal),
             };
         }
@@ -365,10 +369,12 @@ impl Port for Device {
     }
 
     fn respond(&self, response: PageResponse) {
+        self.history.say(Message::Answered(self.id, response));
         lock(&self.inbox).responses.push_back(response);
     }
 
     fn resume(&self, stalled: u32, retry: bool) {
+        self.history.say(Message::Resumed(self.id, stalled));
         lock(&self.inbox).resumes.push_back((stalled, retry));
     }
 

@@ -1,11 +1,12 @@
 //! Pages that the device asks for, and requests that stall in the IOMMU.
 
+use super::history::Message;
 use super::transfer::Piece;
 use super::{Device, State};
 use crate::bus::{Access, PageRequest, PageResponse, Refusal, ResponseCode};
 use crate::hardware::Hardware;
 use crate::machine::lock;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// How often a page is asked for, for one request.
 const ATTEMPTS: u8 = 8;
@@ -16,12 +17,28 @@ const GROUPS: u16 = 512;
 pub(super) struct PageRequests {
     next: u16,
     waiting: BTreeMap<u16, Piece>,
-    stalled: BTreeMap<u32, Piece>,
+    /// By number, the oldest first: the IOMMU may use a number again before its resumption is read.
+    stalled: BTreeMap<u32, VecDeque<Piece>>,
 }
 
 impl PageRequests {
     pub fn stalled(&mut self, number: u32, piece: Piece) {
-        self.stalled.insert(number, piece);
+        self.stalled.entry(number).or_default().push_back(piece);
+    }
+
+    fn resumed(&mut self, number: u32) -> Option<Piece> {
+        self.stalled.get_mut(&number)?.pop_front()
+    }
+
+    /// Nothing is waited for any more.
+    pub fn abandon(&mut self) {
+        let Self {
+            waiting, stalled, ..
+        } = std::mem::take(self);
+        let stalled = stalled.into_values().flatten();
+        for piece in waiting.into_values().chain(stalled) {
+            piece.refuse(Refusal::UnsupportedRequest);
+        }
     }
 
     fn free_group(&mut self) -> Option<u16> {
@@ -67,7 +84,7 @@ impl Device {
         state.page_requests.waiting.insert(group, piece);
         let last = pages.len() - 1;
         for (index, address) in pages.into_iter().enumerate() {
-            iommu.page_request(PageRequest {
+            let request = PageRequest {
                 device: self.id(),
                 pasid: request.pasid,
                 privileged: request.privileged,
@@ -77,8 +94,15 @@ impl Device {
                 execute: request.access == Access::Execute,
                 last: index == last,
                 group,
-            });
+            };
+            self.ask(iommu, request);
         }
+    }
+
+    /// Sends a page request message.
+    pub(super) fn ask(&self, iommu: &dyn Hardware, request: PageRequest) {
+        self.history.say(Message::Asked(request));
+        iommu.page_request(request);
     }
 
     pub(super) fn read_responses(&self, state: &mut State) -> bool {
@@ -90,7 +114,7 @@ impl Device {
             self.read_response(state, response);
         }
         if let Some((number, retry)) = resume
-            && let Some(piece) = state.page_requests.stalled.remove(&number)
+            && let Some(piece) = state.page_requests.resumed(number)
         {
             if retry {
                 self.try_again(state, piece);

@@ -67,7 +67,15 @@ fn removal_answers_and_reset_does_not() {
     let fresh = [(NIC, 8, Response::Success)];
     assert_eq!(system.queue.responses(), fresh, "refusals are forgotten");
 
+    // What lies in the hardware's queue is from before the reset too.
+    system.queue.fill([last(read(9, 1)), read(10, 1)]);
+    system.service.device_reset(NIC);
+    assert_eq!(system.service.kept(NIC), 0);
+    system.serve([]);
+    assert_eq!(system.queue.calls(), []);
+
     system.serve([group]);
+    assert_eq!(system.service.kept(NIC), 1, "it is in a handler's hands");
     system.service.remove_device(NIC);
     assert_eq!(system.queue.responses(), [(NIC, 7, Response::Invalid)]);
     assert_eq!(

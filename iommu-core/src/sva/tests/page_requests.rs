@@ -5,6 +5,8 @@ use crate::page_request::{
     DeviceShare, Origin, PageGroup, PageRequestHandler, Permissions, Resolve, Response, Responses,
     RouteError,
 };
+use crate::pcie::tests::{EVERYTHING, Fake as Function, no_ports};
+use crate::pcie::{self, Services};
 
 /// An IOMMU whose GPU may make page requests, and an address space.
 struct Bench {
@@ -136,6 +138,31 @@ fn a_dead_address_space_answers_invalid() {
         (0, Detach(GPU, pasid)),
     ];
     assert_eq!(bench.system.take(), rest);
+}
+
+#[test]
+fn a_reset_forgets_what_was_asked_before_it() {
+    let function = Function::endpoint();
+    let bench = Bench::new();
+    bench.bind(success()).unwrap();
+    let read = pcie::Function::read(&function).unwrap();
+    let services = Services::enable(read, &no_ports(), EVERYTHING).unwrap();
+    let page_requests = bench.service.clone();
+    let mut handshake = ResetHandshake::with_page_requests(page_requests, GPU, services);
+    bench.request(3);
+    bench.system.take();
+    handshake.park().unwrap();
+    bench.request(4);
+    function.reset();
+    handshake.restore().unwrap();
+    bench.service.serve().unwrap();
+    assert_eq!(
+        bench.system.take(),
+        [(0, Quarantine(GPU)), (0, Restore(GPU))]
+    );
+    bench.request(3);
+    bench.service.serve().unwrap();
+    assert_eq!(bench.system.take(), [bench.respond(3, Response::Success)]);
 }
 
 #[test]
