@@ -22,6 +22,7 @@
 
 mod answers;
 mod device;
+pub mod function;
 mod history;
 mod memory;
 mod service;

@@ -242,6 +242,24 @@ impl Machine {
         self.ask(|session| session.read(Width::Quad, address))
     }
 
+    /// Writes 8 bits at a physical address, as [`write32`](Self::write32).
+    ///
+    /// # Errors
+    ///
+    /// As every call: if QEMU has failed.
+    pub fn write8(&self, address: u64, value: u8) -> Result<(), Error> {
+        self.ask(|session| session.write(Width::Byte, address, value.into()))
+    }
+
+    /// Writes 16 bits at a physical address, as [`write32`](Self::write32).
+    ///
+    /// # Errors
+    ///
+    /// As every call: if QEMU has failed.
+    pub fn write16(&self, address: u64, value: u16) -> Result<(), Error> {
+        self.ask(|session| session.write(Width::Word, address, value.into()))
+    }
+
     /// Writes 32 bits at a physical address: sent when the call returns, and done before any later
     /// call's read, write or clock step.
     ///

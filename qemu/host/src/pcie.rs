@@ -3,11 +3,11 @@
 
 use crate::error::Error;
 use crate::machine::{Architecture, Machine};
-use shootdown_guest::pcie::{ConfigurationSpace, Placement, enumerate};
+use shootdown_guest::pcie::{Placement, enumerate};
 use shootdown_guest::region::Region;
 use std::sync::Arc;
 
-pub use shootdown_guest::pcie::{Function, FunctionAddress};
+pub use shootdown_guest::pcie::{ConfigurationSpace, Function, FunctionAddress};
 
 /// The host bridge of q35, and where it keeps the place of the ECAM window (Intel 3 Series Express
 /// Chipset Family, PCIEXBAR).

@@ -23,6 +23,7 @@ pub struct Interrupt {
 /// How wide an access is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Width {
+    Byte,
     Word,
     Long,
     Quad,
@@ -31,6 +32,7 @@ pub(crate) enum Width {
 impl Width {
     const fn letter(self) -> char {
         match self {
+            Self::Byte => 'b',
             Self::Word => 'w',
             Self::Long => 'l',
             Self::Quad => 'q',
