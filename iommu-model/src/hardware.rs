@@ -46,6 +46,9 @@ pub trait Hardware: Send + Sync + 'static {
     /// own time limit would.
     fn time_out_devices(&self);
 
+    /// Takes the next command that is no sync for an illegal one.
+    fn reject_next(&self);
+
     /// From now on every register reads as ones and nothing is executed: the IOMMU is gone.
     fn remove(&self);
 }

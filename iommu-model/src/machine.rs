@@ -51,6 +51,9 @@ struct Posted {
 /// Idle milliseconds after which IOMMUs give up waiting for a device.
 const PATIENCE: u64 = 100;
 
+/// Work that comes between two turns of a waiting loop.
+type Interrupt = Box<dyn FnOnce() + Send>;
+
 /// One modelled machine. Its parts hold it weakly or not at all; a test owns it.
 pub struct Machine {
     /// Its memory.
@@ -67,6 +70,8 @@ pub struct Machine {
     nanoseconds: AtomicU64,
     /// Milliseconds in a row in which nothing happened.
     idle: AtomicU64,
+    /// What the next thread that waits is interrupted with.
+    interrupt: Mutex<Option<Interrupt>>,
     /// Held for one step, so that what a step does is one event for every thread.
     turn: Mutex<()>,
 }
@@ -84,6 +89,7 @@ impl Machine {
             performing: Mutex::default(),
             nanoseconds: AtomicU64::new(0),
             idle: AtomicU64::new(0),
+            interrupt: Mutex::default(),
             turn: Mutex::default(),
         })
     }
@@ -180,6 +186,23 @@ impl Machine {
         };
         (posted.access)(&self.memory);
         true
+    }
+
+    /// Does `work` on the next thread on which a driver waits, in the middle of the wait: what another
+    /// CPU does meanwhile, or an interrupt handler.
+    pub fn interrupt(&self, work: impl FnOnce() + Send + 'static) {
+        *lock(&self.interrupt) = Some(Box::new(work));
+    }
+
+    /// One turn of a driver's waiting loop.
+    pub(crate) fn relax(&self) {
+        let interrupt = lock(&self.interrupt).take();
+        if let Some(work) = interrupt {
+            work();
+        }
+        if !self.step() {
+            self.idle();
+        }
     }
 
     /// Lets a millisecond pass in which nothing happens. After a hundred in a row, IOMMUs give up

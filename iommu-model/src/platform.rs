@@ -62,8 +62,6 @@ impl Clock for MachineClock {
         self.0.now()
     }
     fn relax(&self) {
-        if !self.0.step() {
-            self.0.idle();
-        }
+        self.0.relax();
     }
 }

@@ -3,6 +3,8 @@
 mod bad_input;
 mod binding;
 mod concurrency;
+mod deferred;
+mod errors;
 mod faults;
 mod page_requests;
 mod ranges;
@@ -33,6 +35,8 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         tlbs::CASES,
         binding::CASES,
         concurrency::CASES,
+        errors::CASES,
+        deferred::CASES,
         faults::CASES,
         page_requests::CASES,
         bad_input::CASES,

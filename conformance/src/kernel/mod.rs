@@ -1,6 +1,7 @@
 //! A small kernel: frames, page tables in the CPU's format, processes whose address spaces devices
 //! share, and nothing else. It embeds the framework as a real one would.
 
+mod dma;
 mod format;
 mod frames;
 mod kernel_half;
@@ -8,6 +9,7 @@ mod page_table;
 mod pager;
 mod process;
 
+pub use dma::DmaDomain;
 pub use format::{MEMORY_ATTRIBUTES, Rights, shares_root_with_kernel};
 pub use frames::{HUGE, PAGE};
 pub use pager::{Pager, Region, SHARE, Worker};

@@ -7,6 +7,7 @@ use super::{Kernel, Rights, format, lock};
 use crate::oracle::{Requester, Space};
 use crate::outcome::{Outcome, failed};
 use core_notifier::{AddressSpace, AddressSpaceLock, Event, Invalidation, Range};
+use iommu_core::error::AttachError;
 use iommu_core::ids::PhysicalAddress;
 use iommu_core::page_request::PageRequestHandler;
 use iommu_core::page_table::PageTable as Described;
@@ -52,6 +53,14 @@ impl AddressSpaceLock for MemoryMapLock<'_> {
     }
 }
 
+/// What a process removed and may not be reused, as some hardware did not confirm to have forgotten it.
+#[derive(Default)]
+struct Held {
+    pages: Vec<(u64, u8)>,
+    mappings: Vec<Mapping>,
+    tables: Vec<u64>,
+}
+
 /// One process.
 pub struct Process {
     kernel: Arc<Kernel>,
@@ -63,6 +72,7 @@ pub struct Process {
     shared: Option<SvaSpace>,
     bound: Mutex<Vec<Requester>>,
     announce: Mutex<Announce>,
+    held: Mutex<Held>,
 }
 
 impl Kernel {
@@ -92,6 +102,7 @@ impl Kernel {
             shared: Some(shared),
             bound: Mutex::default(),
             announce: Mutex::new(Announce::Range),
+            held: Mutex::default(),
         })
     }
 }
@@ -253,7 +264,9 @@ impl Process {
             let range = Range::with_length(page, span(level))?;
             self.notifiers.invalidate_range(range);
         }
-        self.tell_mapped(page, level);
+        if self.is_settled() {
+            self.tell_mapped(page, level);
+        }
         memory.mappings.insert(page, mapping);
         Ok(())
     }
@@ -276,9 +289,8 @@ impl Process {
         };
         let pages = [(page, mapping.level)];
         let clear = || self.clear(&memory.table, page, mapping.level);
-        if self.change_telling(range, &pages, clear)? {
-            self.free(mapping);
-        }
+        let confirmed = self.change_telling(range, &pages, clear)?;
+        self.give_back(confirmed, [mapping], Vec::new());
         Ok(())
     }
 
@@ -304,14 +316,8 @@ impl Process {
             }
             Ok(())
         })?;
-        if confirmed {
-            for (_, mapping) in gone {
-                self.free(mapping);
-            }
-            for table in tables {
-                kernel.give_back_frame(table);
-            }
-        }
+        let gone = gone.into_iter().map(|(_, mapping)| mapping);
+        self.give_back(confirmed, gone, tables);
         Ok(())
     }
 
@@ -351,8 +357,10 @@ impl Process {
         if !kernel.is_silent() {
             self.notifiers.raise_permissions(Range::new(start, end)?);
         }
-        for (page, level) in pages {
-            self.tell_mapped(page, level);
+        if self.is_settled() {
+            for (page, level) in pages {
+                self.tell_mapped(page, level);
+            }
         }
         Ok(())
     }
@@ -396,9 +404,7 @@ impl Process {
         }
         self.notifiers.change_pte(page, 0);
         self.map_at(memory, page, frame, 0, Rights::WRITABLE)?;
-        if confirmed {
-            self.free(old);
-        }
+        self.give_back(confirmed, [old], Vec::new());
         Ok(frame)
     }
 
@@ -470,18 +476,16 @@ impl Process {
         for (&page, mapping) in &mappings {
             self.clear(&memory.table, page, mapping.level)?;
         }
-        if self.failures() != failures {
-            return Ok(());
+        let confirmed = self.failures() == failures;
+        if confirmed {
+            for requester in bound {
+                kernel.oracle.unbound(requester, kernel.rig.now());
+            }
+            kernel
+                .oracle
+                .whole_space(self.space, true, kernel.rig.now());
         }
-        for requester in bound {
-            kernel.oracle.unbound(requester, kernel.rig.now());
-        }
-        kernel
-            .oracle
-            .whole_space(self.space, true, kernel.rig.now());
-        for mapping in mappings.into_values() {
-            self.free(mapping);
-        }
+        self.give_back(confirmed, mappings.into_values(), Vec::new());
         Ok(())
     }
 
@@ -508,10 +512,59 @@ impl Process {
             .whole_space(self.space, true, kernel.rig.now());
         let memory = lock(&self.memory);
         memory.table.destroy(kernel.rig.ram(), &mut kernel.frames());
-        for &mapping in memory.mappings.values() {
+        self.give_back(true, memory.mappings.values().copied(), Vec::new());
+        self.give_back_held();
+        Ok(())
+    }
+
+    /// Whether every invalidation of the address space is done.
+    fn is_settled(&self) -> bool {
+        self.shared.as_ref().is_none_or(SvaSpace::is_settled)
+    }
+
+    /// Cuts off devices that do not answer, makes up for what failed, and gives back what was held.
+    ///
+    /// # Errors
+    ///
+    /// The framework's own; everything stays held then.
+    pub fn settle(&self) -> Result<(), AttachError> {
+        let memory = lock(&self.memory);
+        self.shared().settle()?;
+        for (&page, mapping) in &memory.mappings {
+            self.tell_mapped(page, mapping.level);
+        }
+        let pages = std::mem::take(&mut lock(&self.held).pages);
+        self.each(&pages, |page, now| {
+            self.kernel.oracle.removed(self.space, page, now);
+        });
+        self.give_back_held();
+        Ok(())
+    }
+
+    fn give_back_held(&self) {
+        let held = std::mem::take(&mut *lock(&self.held));
+        self.give_back(true, held.mappings, held.tables);
+    }
+
+    /// Frees what was mapped, and tables that were pruned; holds them if that is not `confirmed`.
+    fn give_back(
+        &self,
+        confirmed: bool,
+        mappings: impl IntoIterator<Item = Mapping>,
+        tables: Vec<u64>,
+    ) {
+        if !confirmed {
+            let mut held = lock(&self.held);
+            held.mappings.extend(mappings);
+            held.tables.extend(tables);
+            return;
+        }
+        for mapping in mappings {
             self.free(mapping);
         }
-        Ok(())
+        for table in tables {
+            self.kernel.give_back_frame(table);
+        }
     }
 
     /// The physical address behind a virtual one, by the kernel's books.
@@ -583,7 +636,6 @@ impl Process {
         });
         stores()?;
         kernel.breathe();
-        let failures = self.failures();
         if !kernel.is_silent() {
             match announce {
                 Announce::Range => self.notifiers.invalidate_range(range),
@@ -600,11 +652,13 @@ impl Process {
                 }
             }
         }
-        let confirmed = self.failures() == failures;
+        let confirmed = self.is_settled();
         if confirmed {
             self.each(pages, |page, now| {
                 kernel.oracle.removed(self.space, page, now)
             });
+        } else {
+            lock(&self.held).pages.extend(pages);
         }
         Ok(confirmed)
     }

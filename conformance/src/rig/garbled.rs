@@ -80,6 +80,9 @@ impl Hardware for Garbled {
     fn time_out_devices(&self) {
         self.inner.time_out_devices();
     }
+    fn reject_next(&self) {
+        self.inner.reject_next();
+    }
     fn remove(&self) {
         self.inner.remove();
     }

@@ -85,6 +85,7 @@ impl Hardware for Fake {
         Vec::new()
     }
     fn time_out_devices(&self) {}
+    fn reject_next(&self) {}
     fn remove(&self) {}
 }
 

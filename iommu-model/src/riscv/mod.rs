@@ -103,11 +103,6 @@ impl RiscvIommu {
         std::mem::take(&mut self.state().complaints)
     }
 
-    /// Lets the next command that the head reaches be taken for an illegal one; fences are spared.
-    pub fn reject_next(&self) {
-        self.state().commands.reject_next = true;
-    }
-
     /// No command is executed any more, and no error says so.
     pub fn freeze(&self) {
         self.state().commands.frozen = true;
@@ -313,6 +308,10 @@ impl Hardware for RiscvIommu {
 
     fn time_out_devices(&self) {
         self.state().time_out_devices();
+    }
+
+    fn reject_next(&self) {
+        self.state().commands.reject_next = true;
     }
 
     fn remove(&self) {

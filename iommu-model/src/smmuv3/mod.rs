@@ -103,11 +103,6 @@ impl Smmu {
         std::mem::take(&mut self.state().complaints)
     }
 
-    /// Lets the next command that is reached be taken for an illegal one.
-    pub fn reject_next(&self) {
-        self.state().commands.reject_next = true;
-    }
-
     /// No command is consumed any more, and no error says so.
     pub fn freeze(&self) {
         self.state().commands.frozen = true;
@@ -226,6 +221,10 @@ impl Hardware for Smmu {
         let mut state = self.state();
         state.time_out_devices();
         state.settle();
+    }
+
+    fn reject_next(&self) {
+        self.state().commands.reject_next = true;
     }
 
     fn remove(&self) {

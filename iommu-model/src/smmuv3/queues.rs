@@ -227,11 +227,14 @@ impl State {
             (Ok(low), Ok(high)) => [low, high],
             _ => return self.stop(CERROR_ABT),
         };
-        let refused = std::mem::take(&mut self.commands.reject_next);
         let command = match self.decode_command(words) {
-            Ok(command) if !refused => command,
-            _ => return self.stop(CERROR_ILL),
+            Ok(command) => command,
+            Err(_) => return self.stop(CERROR_ILL),
         };
+        let is_sync = matches!(command, Command::Sync(_));
+        if !is_sync && std::mem::take(&mut self.commands.reject_next) {
+            return self.stop(CERROR_ILL);
+        }
         match command {
             Command::Sync(signal) => return self.synchronize(ring, signal),
             Command::Resume { .. } | Command::Terminate { .. } | Command::Respond { .. } => {

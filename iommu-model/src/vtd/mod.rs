@@ -81,11 +81,6 @@ impl Vtd {
         })))
     }
 
-    /// The next descriptor that is fetched is taken for an illegal one.
-    pub fn reject_next(&self) {
-        self.state().queue.reject_next = true;
-    }
-
     /// From now on no descriptor is fetched or executed, without an error.
     pub fn freeze(&self) {
         self.state().queue.frozen = true;
@@ -168,6 +163,10 @@ impl Hardware for Vtd {
     /// The device that is waited for longest times out.
     fn time_out_devices(&self) {
         self.state().time_out();
+    }
+
+    fn reject_next(&self) {
+        self.state().queue.reject_next = true;
     }
 
     fn remove(&self) {

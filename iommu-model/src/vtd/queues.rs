@@ -135,12 +135,15 @@ impl State {
                 None => return self.stop(Illegal::Fetch),
             }
         }
-        if std::mem::take(&mut self.queue.reject_next) {
-            return self.stop(Illegal::Type);
-        }
         let wide = self.registers.wide_descriptors();
         match Command::decode(words, wide, &self.configuration) {
             Err(illegal) => self.stop(illegal),
+            Ok(command)
+                if class(&command) != Class::Wait
+                    && std::mem::take(&mut self.queue.reject_next) =>
+            {
+                self.stop(Illegal::Type);
+            }
             Ok(command) => {
                 self.registers.iqh = (head + (1 << order)) % bytes;
                 self.accept(command);

@@ -10,7 +10,7 @@ use iommu_core::iommu::Iommu;
 use iommu_core::operation::{Invalidation, Levels};
 use iommu_model::device::Answers;
 use iommu_model::riscv::Configuration;
-use iommu_model::{Access, Policy, Refusal};
+use iommu_model::{Access, Hardware, Policy, Refusal};
 
 #[test]
 fn faults_arrive_with_what_was_asked() {
