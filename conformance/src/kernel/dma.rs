@@ -84,7 +84,7 @@ impl DmaDomain {
             device: place.device,
             pasid: Pasid::UNTAGGED,
             tag: iommu.allocate_tag()?,
-            device_tlb: kernel.device_tlb,
+            device_tlb: kernel.config.device_tlb,
         };
         match deferred.add(iommu, attachment, Trust::Trusted) {
             Ok(replaced) => drop(replaced),
