@@ -1,6 +1,8 @@
 //! The demo on the models: shared virtual addressing told a line a step, with what it cost, on each
 //! IOMMU, and a control run that shows what the invalidation is for.
 
+mod faults;
+
 use crate::kernel::{PAGE, Rights};
 use crate::outcome::{Outcome, Stop, ensure};
 use crate::rig::{Layout, Maker};
@@ -20,9 +22,11 @@ pub fn run(maker: &'static dyn Maker) -> bool {
     );
     println!("  commands doorbells waits");
     let freedom = run::free(7, Policy::FREE);
-    let told = story(&Bench { maker, freedom }).and_then(|()| {
+    let bench = Bench { maker, freedom };
+    let told = story(&bench).and_then(|()| {
+        faults::story(&bench)?;
         println!("  control: the same with the invalidation left out");
-        control(&Bench { maker, freedom })
+        control(&bench)
     });
     match told {
         Ok(()) => {
