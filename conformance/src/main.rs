@@ -6,6 +6,7 @@
 use shootdown_conformance::cases::{self, Case};
 use shootdown_conformance::rig::{self, Maker};
 use shootdown_conformance::run::{self, Cell};
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -67,7 +68,10 @@ fn demo(options: &Options) -> bool {
 }
 
 fn matrix(options: &Options) -> bool {
-    let makers = options.makers();
+    let (makers, all_ready) = ready(options.makers());
+    if makers.is_empty() {
+        return false;
+    }
     let cases: Vec<&'static Case> = cases::all()
         .filter(|case| options.cases.is_empty() || options.cases.iter().any(|it| it == case.name))
         .collect();
@@ -102,14 +106,33 @@ fn matrix(options: &Options) -> bool {
     if terminal && !quiet {
         eprint!("\r\x1b[K");
     }
-    report::matrix(&cases, &makers, &cells)
+    report::matrix(&cases, &makers, &cells) && all_ready
+}
+
+/// The rigs that can be built on this computer, and whether that is all of them. Of the others, each
+/// reason is told.
+fn ready(makers: Vec<&'static dyn Maker>) -> (Vec<&'static dyn Maker>, bool) {
+    let count = makers.len();
+    let mut reasons: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    let mut ready = Vec::new();
+    for maker in makers {
+        match maker.ready() {
+            Ok(()) => ready.push(maker),
+            Err(why) => reasons.entry(why).or_default().push(maker.name()),
+        }
+    }
+    for (why, names) in reasons {
+        eprintln!("error: no {}: {why}", names.join(", "));
+    }
+    let all = ready.len() == count;
+    (ready, all)
 }
 
 fn soak(options: &Options, time: Duration) -> bool {
-    let makers = options.makers();
+    let (makers, all_ready) = ready(options.makers());
     let share = time / makers.len().max(1) as u32;
     let share = if options.each { time } else { share };
-    let mut held = true;
+    let mut held = all_ready;
     for maker in makers {
         let first = options.seed.unwrap_or(1);
         let found = run::soak(maker, share, first, |seed, operations| {
@@ -150,11 +173,17 @@ impl Options {
             .filter(|maker| {
                 let named = |name: &String| {
                     let prefix = maker.name().strip_prefix(name.as_str());
-                    name == "model"
+                    name == "model" && !is_qemu(maker.name())
                         || prefix.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
                 };
-                self.rigs.is_empty() || self.rigs.iter().any(named)
+                // QEMU's are asked for by name: they need a QEMU.
+                self.rigs.is_empty() && !is_qemu(maker.name()) || self.rigs.iter().any(named)
             })
             .collect()
     }
+}
+
+/// Whether a rig of this name needs QEMU.
+fn is_qemu(name: &str) -> bool {
+    rig::QEMU_RIGS.iter().any(|maker| maker.name() == name)
 }

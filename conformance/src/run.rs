@@ -51,8 +51,15 @@ fn strict(seed: u64) -> Freedom {
 
 /// Runs one case on one rig.
 pub fn run(case: &'static Case, maker: &'static dyn Maker, freedoms: &[Freedom]) -> Cell {
+    let freedoms = if maker.has_freedoms() {
+        freedoms
+    } else {
+        &freedoms[..1]
+    };
     for &freedom in freedoms {
-        let outcome = bounded(move || (case.run)(&Bench { maker, freedom }));
+        let bench = Bench::new(maker, freedom);
+        let troubles = bench.troubles.clone();
+        let outcome = troubles.judge(bounded(move || (case.run)(&bench)));
         match outcome {
             Ok(()) => {}
             Err(Stop::Skip(why)) => return Cell::Skip(why),
@@ -156,7 +163,7 @@ pub fn soak(
         };
         let freedom = Freedom { policy, seed };
         let outcome = bounded(move || {
-            let mut soak = Soak::new(&Bench { maker, freedom })?;
+            let mut soak = Soak::new(&Bench::new(maker, freedom))?;
             for _ in 0..SCHEDULE {
                 soak.step()?;
             }

@@ -2,7 +2,7 @@
 
 use crate::kernel::{Kernel, PAGE, PASID_BITS, Pager, Process, Region, Rights};
 use crate::outcome::{Outcome, ensure, failed, skip};
-use crate::rig::{Freedom, Layout, Maker, Rig};
+use crate::rig::{Freedom, Layout, Maker, Rig, Shortcoming, Troubles};
 use iommu_core::iommu::{DeviceConfig, PageFaults};
 use iommu_core::sva::Requests;
 use iommu_model::device::{Ended, Job, Transfer};
@@ -12,15 +12,26 @@ use std::sync::Arc;
 pub const USER: u64 = 0x10_0000_0000;
 
 /// A rig that a case may build, as often as it likes.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Bench<'a> {
     /// Builds it.
     pub maker: &'a dyn Maker,
     /// How freely it behaves.
     pub freedom: Freedom,
+    /// What is wrong with the rigs that were built.
+    pub troubles: Arc<Troubles>,
 }
 
-impl Bench<'_> {
+impl<'a> Bench<'a> {
+    /// One on which nothing was built yet.
+    pub fn new(maker: &'a dyn Maker, freedom: Freedom) -> Self {
+        Self {
+            maker,
+            freedom,
+            troubles: Arc::default(),
+        }
+    }
+
     /// A kernel on a new rig.
     pub fn scene(&self, layout: Layout) -> Outcome<Scene> {
         let page_faults = if layout.page_requests {
@@ -45,7 +56,7 @@ impl Bench<'_> {
     }
 
     fn scene_with(&self, layout: Layout, page_faults: PageFaults) -> Outcome<Scene> {
-        let rig = self.maker.make(&layout, self.freedom)?;
+        let rig = self.maker.make(&layout, self.freedom, &self.troubles)?;
         for can in rig.iommus().iter().map(|iommu| iommu.features()) {
             match page_faults {
                 PageFaults::PageRequests { .. } if !can.page_requests => {
@@ -57,9 +68,11 @@ impl Bench<'_> {
                 _ => {}
             }
         }
+        let features = || rig.iommus().iter().map(|iommu| iommu.features());
+        let widest = features().map(|can| can.pasid_bits).min();
         let config = DeviceConfig {
-            pasid_bits: PASID_BITS,
-            device_tlb: layout.device_tlb,
+            pasid_bits: PASID_BITS.min(widest.unwrap_or(0)),
+            device_tlb: layout.device_tlb && features().all(|can| can.device_tlb),
             page_faults,
         };
         let kernel = Kernel::new(rig.clone(), config, self.freedom.seed)?;
@@ -78,8 +91,13 @@ pub struct Scene {
 impl Scene {
     /// A process with the first device bound to it by PASID.
     pub fn bound(&self) -> Outcome<Process> {
+        self.bound_to(0)
+    }
+
+    /// A process with the device on a seat bound to it by PASID.
+    pub fn bound_to(&self, seat: usize) -> Outcome<Process> {
         let process = self.kernel.process()?;
-        process.bind(0, Requests::Tagged)?;
+        process.bind(seat, Requests::Tagged)?;
         Ok(process)
     }
 
@@ -152,6 +170,19 @@ impl Scene {
             matches!(ended, Ended::Refused(_)),
             format_args!("a write at {address:#x} of seat {seat} is {ended:?}, not refused"),
         )
+    }
+
+    /// Goes on unless the rig has this shortcoming.
+    pub fn unless(&self, shortcoming: Shortcoming) -> Outcome {
+        if self.has(shortcoming) {
+            return skip(shortcoming);
+        }
+        Ok(())
+    }
+
+    /// Whether the rig has this shortcoming.
+    pub fn has(&self, shortcoming: Shortcoming) -> bool {
+        self.rig.shortcomings().contains(&shortcoming)
     }
 
     /// The device on a seat writes a word.

@@ -190,7 +190,11 @@ impl Soak {
         let process = self.scene.kernel.process()?;
         for seat in 0..self.scene.rig.seats().len() {
             if self.below(3) != 0 {
-                process.bind(seat, Requests::Tagged)?;
+                let bound = process.bind(seat, Requests::Tagged);
+                // Without PASIDs another process may have the device.
+                if self.scene.rig.sends_pasids() {
+                    bound?;
+                }
             }
             if self.below(4) == 0 {
                 let _ = process.bind(seat, Requests::Untagged);

@@ -36,17 +36,16 @@ fn run(family: &str, data: &[u8]) {
     let rigs: Vec<&dyn Maker> = rig::all()
         .filter(|maker| maker.name().starts_with(family))
         .collect();
-    let bench = Bench {
-        maker: rigs[usize::from(hardware >> 1) % rigs.len()],
-        freedom: Freedom {
-            policy: if hardware & 1 == 0 {
-                Policy::FREE
-            } else {
-                Policy::STRICT
-            },
-            seed: u64::from(*seed),
+    let freedom = Freedom {
+        policy: if hardware & 1 == 0 {
+            Policy::FREE
+        } else {
+            Policy::STRICT
         },
+        seed: u64::from(*seed),
     };
+    let maker = rigs[usize::from(hardware >> 1) % rigs.len()];
+    let bench = Bench::new(maker, freedom);
     let outcome = Soak::new(&bench).and_then(|mut soak| {
         soak.play(tape[..tape.len().min(LONGEST)].to_vec())?;
         soak.end()

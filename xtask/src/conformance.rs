@@ -6,12 +6,13 @@ use anyhow::{Context, Result};
 
 use crate::machines::Iommu;
 use crate::test::cargo;
-use crate::workspace;
+use crate::{setup, workspace};
 
 /// What of the suite is wanted.
 #[derive(clap::Args, Default)]
 pub struct Options {
-    /// Only this rig, or every rig of this IOMMU; may be given more than once.
+    /// Only this rig, or every rig whose name begins with this word: `qemu` for QEMU's, `model` for all models; may be given
+    /// more than once. Without it, every model.
     #[arg(long, value_name = "RIG")]
     rig: Vec<String>,
     /// Only this case; may be given more than once.
@@ -40,6 +41,9 @@ pub struct Options {
 /// # Errors
 /// When cargo cannot be started.
 pub fn run(options: &Options) -> Result<bool> {
+    if options.rig.iter().any(|rig| rig.starts_with("qemu")) {
+        setup::qemu::find_or_download(&setup::Cache::open()?)?;
+    }
     let status = command(options).status().context("cannot start cargo")?;
     Ok(status.success())
 }
@@ -62,6 +66,14 @@ pub fn demo(iommus: &[Iommu]) -> Result<bool> {
     }
     let status = command.status().context("cannot start cargo")?;
     Ok(status.success())
+}
+
+/// The command that runs every case on QEMU's rigs; a QEMU was set up.
+pub fn on_qemu() -> Command {
+    command(&Options {
+        rig: vec!["qemu".to_owned()],
+        ..Options::default()
+    })
 }
 
 /// The command that does it.

@@ -216,11 +216,16 @@ fn device_reuse(bench: &Bench<'_>) -> Outcome {
         let (iommu, seat) = scene.kernel.seat(0);
         for round in 0..4 {
             let process = scene.with_pages(2)?;
-            process.bind(0, Requests::Untagged)?;
+            let both = scene.rig.sends_pasids();
+            if both {
+                process.bind(0, Requests::Untagged)?;
+            }
             scene.reaches(0, &process, USER)?;
             scene.reaches_by(0, &process, None, USER + PAGE)?;
             process.unbind(0, Requests::Tagged)?;
-            process.unbind(0, Requests::Untagged)?;
+            if both {
+                process.unbind(0, Requests::Untagged)?;
+            }
             if round % 2 == 0 {
                 process.destroy()?;
                 iommu.disable_device(seat.device)?;
@@ -306,7 +311,12 @@ fn mistakes(bench: &Bench<'_>) -> Outcome {
         Err(BindError::Attach(AttachError::UnknownDevice(device))) if device == unknown => {}
         other => return failed(format_args!("bind of an unknown device is {other:?}")),
     }
-    match shared.unbind(iommu, seat.device, Requests::Untagged) {
+    let other = if scene.rig.sends_pasids() {
+        Requests::Untagged
+    } else {
+        Requests::Tagged
+    };
+    match shared.unbind(iommu, seat.device, other) {
         Err(UnbindError::NotBound { .. }) => {}
         other => return failed(format_args!("unbind of nothing is {other:?}")),
     }

@@ -80,7 +80,9 @@ fn dma_during_binding(bench: &Bench<'_>) -> Outcome {
         scene.traffic(0, worker.pasid(), &pages, 20);
         let guest = scene.kernel.process()?;
         guest.map(USER, Rights::WRITABLE)?;
-        for seat in [1, 2, 0] {
+        // The worker has the first for itself if devices send no PASIDs.
+        let seats = if scene.rig.sends_pasids() { 0 } else { 1 }..3;
+        for seat in seats.rev() {
             guest.bind(seat, Requests::Tagged)?;
             scene.reaches(seat, &guest, USER)?;
         }
@@ -113,7 +115,12 @@ fn threads(bench: &Bench<'_>) -> Outcome {
         for &page in &pages {
             process.map(page, Rights::WRITABLE)?;
         }
-        for seat in 0..4 {
+    }
+    // Both processes on all, or each on its own if devices send no PASIDs.
+    let shared = scene.rig.sends_pasids();
+    let bound = |process: usize, seat: usize| shared || seat % 2 == process;
+    for (index, process) in processes.iter().enumerate() {
+        for seat in (0..4).filter(|&seat| bound(index, seat)) {
             process.bind(seat, Requests::Tagged)?;
         }
     }
@@ -125,9 +132,11 @@ fn threads(bench: &Bench<'_>) -> Outcome {
         }
         let changers: Vec<_> = processes
             .iter()
-            .map(|process| {
+            .enumerate()
+            .map(|(index, process)| {
                 let (scene, pages) = (&scene, &pages);
-                scope.spawn(move || change(scene, process, pages))
+                let seat = if shared { 2 } else { index + 2 };
+                scope.spawn(move || change(scene, process, seat, pages))
             })
             .collect();
         let outcomes: Vec<_> = changers.into_iter().map(|thread| thread.join()).collect();
@@ -155,7 +164,7 @@ fn drive(scene: &Scene, processes: &[Process; 2], pages: &[u64], half: usize, ov
     }
 }
 
-fn change(scene: &Scene, process: &Process, pages: &[u64]) -> Outcome {
+fn change(scene: &Scene, process: &Process, seat: usize, pages: &[u64]) -> Outcome {
     for round in 0..ROUNDS {
         let page = pages[scene.kernel.random.below(pages.len() as u64) as usize];
         match round % 4 {
@@ -170,8 +179,8 @@ fn change(scene: &Scene, process: &Process, pages: &[u64]) -> Outcome {
             }
         }
         if round % 16 == 15 {
-            process.unbind_running(2, Requests::Tagged)?;
-            process.bind(2, Requests::Tagged)?;
+            process.unbind_running(seat, Requests::Tagged)?;
+            process.bind(seat, Requests::Tagged)?;
         }
     }
     let mapped = process.pages().len();

@@ -58,6 +58,7 @@ fn refuse_next(scene: &Scene) -> Outcome {
 fn illegal_command(bench: &Bench<'_>) -> Outcome {
     for layout in [Layout::PLAIN, Layout::DEVICE_TLB] {
         let scene = bench.scene(layout)?;
+        scene.rig.model()?;
         let process = scene.with_pages(4)?;
         let bystander = scene.with_pages(2)?;
         for page in [USER, USER + PAGE] {

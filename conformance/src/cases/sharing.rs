@@ -3,7 +3,7 @@
 use super::Case;
 use crate::kernel::{Announce, PAGE, Rights};
 use crate::outcome::{Outcome, ensure};
-use crate::rig::Layout;
+use crate::rig::{Layout, Shortcoming};
 use crate::scene::{Bench, USER};
 use core_notifier::Range;
 use iommu_core::sva::Requests;
@@ -93,6 +93,7 @@ fn dma_both_ways(bench: &Bench<'_>) -> Outcome {
 
 fn untagged(bench: &Bench<'_>) -> Outcome {
     let scene = bench.scene(Layout::DEVICE_TLB)?;
+    scene.unless(Shortcoming::NoPasids)?;
     let tagged = scene.with_pages(1)?;
     let plain = scene.kernel.process()?;
     plain.map(USER, Rights::WRITABLE)?;

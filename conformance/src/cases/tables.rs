@@ -159,20 +159,30 @@ fn table_pages(bench: &Bench<'_>) -> Outcome {
 }
 
 fn kernel_half(bench: &Bench<'_>) -> Outcome {
-    let scene = bench.scene(Layout::DEVICE_TLB)?;
+    let scene = bench.scene(Layout {
+        devices: 2,
+        ..Layout::DEVICE_TLB
+    })?;
     let format = scene.rig.format();
     if !shares_root_with_kernel(format) {
         return skip("the kernel's half has a root of its own");
     }
-    let processes = [scene.with_pages(1)?, scene.with_pages(1)?];
+    // Both on one device, if it can have two.
+    let seats = if scene.rig.sends_pasids() {
+        [0, 0]
+    } else {
+        [0, 1]
+    };
+    let processes = [scene.bound_to(seats[0])?, scene.bound_to(seats[1])?];
     let half = 1u64 << (format.virtual_bits() - 1);
     let address = half.wrapping_neg() + (1 << 30);
     let mapped = scene.kernel.map_kernel(address)?;
-    for process in &processes {
+    for (&seat, process) in seats.iter().zip(&processes) {
+        process.map(USER, Rights::WRITABLE)?;
         process.share_kernel(mapped);
         // The refusal leaves the way to the kernel's table in the caches.
-        scene.is_refused(0, process.pasid(), address)?;
-        scene.reaches(0, process, USER)?;
+        scene.is_refused(seat, process.pasid(), address)?;
+        scene.reaches(seat, process, USER)?;
     }
     let table = scene.kernel.unmap_kernel(mapped);
     for process in &processes {
@@ -180,9 +190,9 @@ fn kernel_half(bench: &Bench<'_>) -> Outcome {
         process.notifiers.invalidate_range(range);
     }
     scene.kernel.give_back_frame(table);
-    for process in &processes {
-        scene.is_refused(0, process.pasid(), address)?;
-        scene.reaches(0, process, USER)?;
+    for (&seat, process) in seats.iter().zip(&processes) {
+        scene.is_refused(seat, process.pasid(), address)?;
+        scene.reaches(seat, process, USER)?;
         process.forget_kernel(mapped);
     }
     scene.kernel.check()

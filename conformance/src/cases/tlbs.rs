@@ -3,7 +3,7 @@
 use super::Case;
 use crate::kernel::{PAGE, Rights};
 use crate::outcome::{Outcome, ensure};
-use crate::rig::Layout;
+use crate::rig::{Layout, Shortcoming};
 use crate::scene::{Bench, USER};
 use iommu_core::sva::Requests;
 use iommu_model::device::{Answers, Mischief, Transfer};
@@ -48,6 +48,7 @@ pub(super) const CASES: &[Case] = &[
 
 fn many_pasids(bench: &Bench<'_>) -> Outcome {
     let scene = bench.scene(Layout::DEVICE_TLB)?;
+    scene.unless(Shortcoming::NoPasids)?;
     let mut processes = Vec::new();
     for _ in 0..20 {
         processes.push(scene.with_pages(2)?);

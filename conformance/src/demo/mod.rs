@@ -22,7 +22,7 @@ pub fn run(maker: &'static dyn Maker) -> bool {
     );
     println!("  commands doorbells waits");
     let freedom = run::free(7, Policy::FREE);
-    let bench = Bench { maker, freedom };
+    let bench = Bench::new(maker, freedom);
     let told = story(&bench).and_then(|()| {
         faults::story(&bench)?;
         println!("  control: the same with the invalidation left out");

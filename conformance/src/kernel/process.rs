@@ -118,9 +118,10 @@ impl Process {
         self.shared.as_ref().expect("it is taken by destroy only")
     }
 
-    /// Its PASID, as a device puts it on a request.
+    /// Its PASID, as a device puts it on a request; none if devices send no PASIDs.
     pub fn pasid(&self) -> Option<u32> {
-        Some(self.shared().pasid().get())
+        let sent = self.kernel.rig.sends_pasids();
+        sent.then(|| self.shared().pasid().get())
     }
 
     pub(super) fn kernel(&self) -> &Kernel {
@@ -132,11 +133,12 @@ impl Process {
         lock(&self.memory).table.root
     }
 
-    fn requester(&self, seat: usize, requests: Requests) -> Requester {
+    /// What devices are bound for where a case says `requests`, and who that is to the oracle.
+    fn requester(&self, seat: usize, requests: Requests) -> (Requests, Requester) {
         let device = self.kernel.seat(seat).1.device.0;
-        match requests {
-            Requests::Tagged => (device, self.pasid()),
-            Requests::Untagged => (device, None),
+        match (requests, self.pasid()) {
+            (Requests::Tagged, Some(pasid)) => (Requests::Tagged, (device, Some(pasid))),
+            _ => (Requests::Untagged, (device, None)),
         }
     }
 
@@ -147,8 +149,10 @@ impl Process {
     /// The framework's own.
     pub fn bind(&self, seat: usize, requests: Requests) -> Result<(), BindError> {
         let (iommu, place) = self.kernel.seat(seat);
-        let bind = || self.shared().bind(iommu, place.device, requests);
-        self.bind_by(seat, requests, bind)
+        let (requests, requester) = self.requester(seat, requests);
+        self.bind_by(requester, || {
+            self.shared().bind(iommu, place.device, requests)
+        })
     }
 
     /// Binds the device on a seat by PASID, and lets `handler` resolve its page faults.
@@ -163,18 +167,18 @@ impl Process {
     ) -> Result<(), BindError> {
         let device = self.kernel.seat(seat).1.device;
         let page_requests = self.kernel.page_requests(seat);
-        let (shared, requests) = (self.shared(), Requests::Tagged);
+        let shared = self.shared();
+        let (requests, requester) = self.requester(seat, Requests::Tagged);
         let bind = || shared.bind_with_page_requests(page_requests, device, requests, handler);
-        self.bind_by(seat, requests, bind)
+        self.bind_by(requester, bind)
     }
 
     fn bind_by(
         &self,
-        seat: usize,
-        requests: Requests,
+        requester: Requester,
         bind: impl FnOnce() -> Result<(), BindError>,
     ) -> Result<(), BindError> {
-        let (kernel, requester) = (&self.kernel, self.requester(seat, requests));
+        let kernel = &self.kernel;
         if lock(&self.bound).contains(&requester) {
             return bind();
         }
@@ -197,7 +201,7 @@ impl Process {
     ///
     /// The framework's own.
     pub fn unbind(&self, seat: usize, requests: Requests) -> Result<(), UnbindError> {
-        let requester = self.requester(seat, requests);
+        let (requests, requester) = self.requester(seat, requests);
         self.kernel.rig.stop(seat, requester.1);
         self.unbind_running(seat, requests)
     }
@@ -208,7 +212,8 @@ impl Process {
     ///
     /// The framework's own.
     pub fn unbind_running(&self, seat: usize, requests: Requests) -> Result<(), UnbindError> {
-        let (kernel, requester) = (&self.kernel, self.requester(seat, requests));
+        let kernel = &self.kernel;
+        let (requests, requester) = self.requester(seat, requests);
         let (iommu, place) = kernel.seat(seat);
         if !lock(&self.bound).contains(&requester) {
             return self.shared().unbind(iommu, place.device, requests);

@@ -4,34 +4,89 @@
 
 mod garbled;
 mod model;
+mod qemu;
+mod shortcoming;
 
 pub use model::{AARCH64, Model, RIGS as MODEL_RIGS};
+pub use qemu::RIGS as QEMU_RIGS;
+pub use shortcoming::Shortcoming;
 
-use crate::outcome::Stop;
+use crate::outcome::{Outcome, Stop};
 use iommu_core::ids::DeviceId;
 use iommu_core::iommu::Iommu;
 use iommu_core::page_table::Format;
 use iommu_model::device::{Ended, Job, Record, Transfer};
 use iommu_model::{Coherency, Policy};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A rig that can be built.
 pub trait Maker: Sync {
     /// Its name, one word.
     fn name(&self) -> &'static str;
 
-    /// Builds one, with every IOMMU brought up by its driver and every device known to none.
+    /// Whether it can be built at all on this computer.
+    ///
+    /// # Errors
+    ///
+    /// What is missing, for a person.
+    fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Whether its hardware behaves differently under different freedoms.
+    fn has_freedoms(&self) -> bool {
+        true
+    }
+
+    /// Builds one, with every IOMMU brought up by its driver and every device known to none. What
+    /// goes wrong with the rig itself later, it adds to `troubles`.
     ///
     /// # Errors
     ///
     /// [`Stop::Skip`] if the rig cannot have this layout.
-    fn make(&self, layout: &Layout, freedom: Freedom) -> Result<Arc<dyn Rig>, Stop>;
+    fn make(
+        &self,
+        layout: &Layout,
+        freedom: Freedom,
+        troubles: &Arc<Troubles>,
+    ) -> Result<Arc<dyn Rig>, Stop>;
+}
+
+/// What went wrong with a rig itself, whatever the case made of it.
+#[derive(Debug, Default)]
+pub struct Troubles(Mutex<Vec<String>>);
+
+impl Troubles {
+    /// Adds something.
+    pub fn add(&self, what: String) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !all.contains(&what) {
+            all.push(what);
+        }
+    }
+
+    /// What a case comes to on a rig with these troubles: with any, it has failed.
+    ///
+    /// # Errors
+    ///
+    /// The case's own, and the troubles.
+    pub fn judge(&self, outcome: Outcome) -> Outcome {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.is_empty() {
+            return outcome;
+        }
+        let mut what = all.join("\n");
+        if let Err(Stop::Failed(case)) = outcome {
+            what = format!("{what}\nso {case}");
+        }
+        Err(Stop::Failed(what))
+    }
 }
 
 /// What a case needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
-    /// How many IOMMUs.
+    /// How many IOMMUs. A rig that cannot have as many has one, with all devices behind it.
     pub iommus: usize,
     /// How many devices behind each.
     pub devices: usize,
@@ -121,6 +176,15 @@ pub trait Rig: Send + Sync {
     fn seats(&self) -> &[Seat];
     /// The format of the CPU's page tables.
     fn format(&self) -> Format;
+    /// What its hardware is known not to do as it should.
+    fn shortcomings(&self) -> &[Shortcoming] {
+        &[]
+    }
+    /// Whether its devices can send requests with PASIDs. If not, the suite's kernel binds them for
+    /// requests without.
+    fn sends_pasids(&self) -> bool {
+        !self.shortcomings().contains(&Shortcoming::NoPasids)
+    }
     /// The memory.
     fn ram(&self) -> &dyn Ram;
     /// Nanoseconds on the clock that the history is written by.
@@ -162,5 +226,5 @@ pub trait Rig: Send + Sync {
 
 /// Every rig.
 pub fn all() -> impl Iterator<Item = &'static dyn Maker> {
-    MODEL_RIGS.iter().copied()
+    MODEL_RIGS.iter().chain(QEMU_RIGS).copied()
 }

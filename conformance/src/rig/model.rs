@@ -1,7 +1,7 @@
 //! The rigs whose hardware is `iommu-model`.
 
 use super::garbled::Garbled;
-use super::{Freedom, Layout, Maker, Ram, Rig, Seat};
+use super::{Freedom, Layout, Maker, Ram, Rig, Seat, Troubles};
 use crate::kernel::MEMORY_ATTRIBUTES;
 use crate::outcome::{Outcome, Stop, failed};
 use iommu_core::ids::DeviceId;
@@ -154,7 +154,12 @@ impl Maker for ModelMaker {
         self.name
     }
 
-    fn make(&self, layout: &Layout, freedom: Freedom) -> Result<Arc<dyn Rig>, Stop> {
+    fn make(
+        &self,
+        layout: &Layout,
+        freedom: Freedom,
+        _: &Arc<Troubles>,
+    ) -> Result<Arc<dyn Rig>, Stop> {
         let memory = Memory::new(BASE, SIZE, layout.coherency);
         let machine = Machine::new(memory, freedom.policy, freedom.seed);
         let Some(pool) = machine.memory.take(POOL, 2 << 20) else {

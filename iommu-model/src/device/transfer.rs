@@ -57,14 +57,16 @@ impl Transfer {
         }
     }
 
-    fn length(&self) -> u64 {
+    /// How many bytes it moves.
+    pub fn length(&self) -> u64 {
         match &self.direction {
             Direction::Read(length) => *length,
             Direction::Write(bytes) => bytes.len() as u64,
         }
     }
 
-    fn access(&self) -> Access {
+    /// What its requests do.
+    pub fn access(&self) -> Access {
         match self.direction {
             Direction::Read(_) => Access::Read,
             Direction::Write(_) => Access::Write,
@@ -108,6 +110,8 @@ struct Progress {
     /// What was read.
     bytes: Vec<u8>,
     refusal: Option<Refusal>,
+    /// How it ended, of a device that is no model.
+    ended: Option<Ended>,
 }
 
 /// One request of a transfer.
@@ -123,7 +127,9 @@ pub(super) struct Piece {
 }
 
 impl Job {
-    pub(super) fn new(transfer: Transfer) -> Self {
+    /// One that has not begun. Who makes it ends it by [`end`](Self::end), unless that is a
+    /// [`Device`](super::Device).
+    pub fn new(transfer: Transfer) -> Self {
         let read = match transfer.direction {
             Direction::Read(length) => vec![0; length as usize],
             Direction::Write(_) => Vec::new(),
@@ -146,10 +152,18 @@ impl Job {
     /// How it ended, if it has.
     pub fn ended(&self) -> Option<Ended> {
         let progress = lock(&self.progress);
+        if progress.ended.is_some() {
+            return progress.ended.clone();
+        }
         if let Some(refusal) = progress.refusal {
             return Some(Ended::Refused(refusal));
         }
         (progress.arrived == self.transfer.length()).then(|| Ended::Done(progress.bytes.clone()))
+    }
+
+    /// Ends it, on behalf of a device that is no model.
+    pub fn end(&self, ended: Ended) {
+        lock(&self.progress).ended.get_or_insert(ended);
     }
 
     pub(super) fn refuse(&self, refusal: Refusal) {

@@ -1,13 +1,14 @@
 //! The machine as a driver sees it.
 
+use crate::error::Error;
 use crate::machine::Machine;
 use crate::ram::Ram;
 use iommu_core::error::OutOfMemory;
 use iommu_core::ids::PhysicalAddress;
 use iommu_core::platform::{Clock, DmaBlock, DmaMemory, Mmio, Observer};
 use std::marker::PhantomData;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// What a driver of an IOMMU of QEMU's is given, with an observer `O`.
@@ -36,8 +37,12 @@ impl<O: Observer> Platform<O> {
     }
 }
 
-/// Told before each access of a register.
-pub type BeforeAccess = Arc<dyn Fn() + Send + Sync>;
+/// Who shares a machine with a driver.
+#[derive(Clone)]
+struct Turns {
+    before: Arc<dyn Fn() + Send + Sync>,
+    turn: Arc<Mutex<()>>,
+}
 
 /// A block of registers. When QEMU has failed, reads give ones, as those of a device that was pulled
 /// out, and writes are lost; [`Machine::failed`] tells.
@@ -45,7 +50,7 @@ pub type BeforeAccess = Arc<dyn Fn() + Send + Sync>;
 pub struct Registers {
     machine: Arc<Machine>,
     base: u64,
-    before: Option<BeforeAccess>,
+    turns: Option<Turns>,
 }
 
 impl Registers {
@@ -54,24 +59,32 @@ impl Registers {
         Self {
             machine: machine.clone(),
             base,
-            before: None,
+            turns: None,
         }
     }
 
-    /// Calls `before` before each access, on the thread that makes it.
+    /// Calls `before` before each access, on the thread that makes it, and holds `turn` during the
+    /// access: what somebody else does under it and an access are one after the other.
     #[must_use]
-    pub fn telling(self, before: BeforeAccess) -> Self {
+    pub fn taking_turns(self, before: Arc<dyn Fn() + Send + Sync>, turn: Arc<Mutex<()>>) -> Self {
         Self {
-            before: Some(before),
+            turns: Some(Turns { before, turn }),
             ..self
         }
     }
 
-    fn at(&self, offset: usize) -> u64 {
-        if let Some(before) = &self.before {
-            before();
-        }
-        self.base + offset as u64
+    fn access<T>(
+        &self,
+        offset: usize,
+        access: impl FnOnce(&Machine, u64) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let address = self.base + offset as u64;
+        let Some(Turns { before, turn }) = &self.turns else {
+            return access(&self.machine, address);
+        };
+        before();
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        access(&self.machine, address)
     }
 }
 
@@ -80,16 +93,16 @@ impl Registers {
 // it; the answer to a read is received before the call returns. Nobody else knows the block.
 unsafe impl Mmio for Registers {
     fn read32(&self, offset: usize) -> u32 {
-        self.machine.read32(self.at(offset)).unwrap_or(u32::MAX)
+        self.access(offset, Machine::read32).unwrap_or(u32::MAX)
     }
     fn write32(&self, offset: usize, value: u32) {
-        let _ = self.machine.write32(self.at(offset), value);
+        let _ = self.access(offset, |machine, at| machine.write32(at, value));
     }
     fn read64(&self, offset: usize) -> u64 {
-        self.machine.read64(self.at(offset)).unwrap_or(u64::MAX)
+        self.access(offset, Machine::read64).unwrap_or(u64::MAX)
     }
     fn write64(&self, offset: usize, value: u64) {
-        let _ = self.machine.write64(self.at(offset), value);
+        let _ = self.access(offset, |machine, at| machine.write64(at, value));
     }
 }
 

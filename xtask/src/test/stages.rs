@@ -64,7 +64,7 @@ pub static STAGES: [Stage; 9] = [
     },
     Stage {
         name: "qemu",
-        about: "scenario, control run and refused machines in QEMU, all three IOMMUs",
+        about: "QEMU's IOMMUs driven from inside (scenario, control run, refused machines) and from outside (the suite)",
         run: qemu,
     },
 ];
@@ -177,16 +177,27 @@ fn conformance(log: &mut Log) -> Result<()> {
 
 fn qemu(log: &mut Log) -> Result<()> {
     let setup = setup::prepare().context("set-up failed")?;
-    log.highlight(&["vtd ", "smmuv3 ", "riscv ", "control", "refused", "FAILED"]);
+    log.highlight(&[
+        "vtd ", "smmuv3 ", "riscv ", "control", "refused", "FAILED", "RED", "shows:",
+    ]);
     let iommus = MACHINES.each_ref().map(|machine| machine.iommu);
     let held = demo::on_qemu(&setup, &iommus, log)?;
     let refused = demo::refusals(&setup, log)?;
+    // Those tests of the crates that need a QEMU, and the suite.
+    let machines = log.run(cargo(&[
+        "test",
+        "--package",
+        "shootdown-qemu-host",
+        "--",
+        "--ignored",
+    ]));
+    let suite = log.run(crate::conformance::on_qemu());
     ensure!(held, "a run in QEMU did not hold");
     ensure!(
         refused,
         "a machine that does not suffice was not refused as it should be"
     );
-    Ok(())
+    machines.and(suite)
 }
 
 #[cfg(test)]

@@ -1,0 +1,269 @@
+//! The rigs whose hardware is QEMU's, driven from outside: the drivers run in this process.
+//!
+//! Each seat is a PCIe-to-PCI bridge with two devices behind it, which so have one requester id: one
+//! that writes by DMA and one that reads. No device of QEMU's sends PASIDs.
+
+mod masters;
+mod rig;
+mod translations;
+
+use super::{AARCH64, Freedom, Layout, Maker, Rig, Seat};
+use crate::outcome::{Outcome, Stop, failed, skip};
+use crate::rig::{Shortcoming, Troubles};
+use iommu_core::iommu::Iommu;
+use iommu_core::page_table::Format;
+use iommu_core::testing::Recorder;
+use iommu_model::Coherency;
+use rig::QemuRig;
+use shootdown_qemu_host::pcie::Bus;
+use shootdown_qemu_host::{Architecture, Machine, Options, Parts, Program, ProgramError};
+use std::sync::{Arc, OnceLock};
+use translations::Reader;
+
+/// Every rig with QEMU.
+pub const RIGS: &[&dyn Maker] = &[
+    &QemuMaker {
+        name: "qemu-riscv",
+        machine: "virt,iommu-sys=on",
+        iommus: &[Place::At(0x0301_0000)],
+        ..RISCV
+    },
+    &QemuMaker {
+        name: "qemu-riscv-pci",
+        devices: &["riscv-iommu-pci,addr=1.0"],
+        iommus: &[Place::Pci(0x1b36, 0x0014)],
+        ..RISCV
+    },
+    &QemuMaker {
+        name: "qemu-vtd",
+        devices: &[VTD],
+        ..X86
+    },
+    &QemuMaker {
+        name: "qemu-vtd-caching",
+        devices: &[VTD_CACHING],
+        ..X86
+    },
+    &QemuMaker {
+        name: "qemu-smmuv3",
+        devices: &["arm-smmuv3,primary-bus=pcie.0"],
+        iommus: &[Place::At(0x0c00_0000)],
+        ..ARM
+    },
+    &QemuMaker {
+        name: "qemu-smmuv3-nested",
+        machine: "virt,gic-version=3,iommu=smmuv3",
+        iommus: &[Place::At(0x0905_0000)],
+        ..ARM
+    },
+    &QemuMaker {
+        name: "qemu-smmuv3-two",
+        devices: &[
+            "pxb-pcie,id=pcie.1,bus_nr=64,bus=pcie.0,addr=2.0",
+            "arm-smmuv3,primary-bus=pcie.0",
+            "arm-smmuv3,primary-bus=pcie.1",
+        ],
+        iommus: &[Place::At(0x0c00_0000), Place::At(0x0c02_0000)],
+        ..ARM
+    },
+];
+
+const VTD: &str = "intel-iommu,scalable-mode=on,fsts=on,device-iotlb=on,pasid-bits=20,svm=on,\
+                   intremap=on,eim=on";
+const VTD_CACHING: &str = "intel-iommu,scalable-mode=on,fsts=on,device-iotlb=on,pasid-bits=20,\
+                           svm=on,intremap=on,eim=on,caching-mode=on";
+
+const X86: QemuMaker = QemuMaker {
+    name: "",
+    architecture: Architecture::X86_64,
+    machine: "q35",
+    devices: &[],
+    iommus: &[Place::At(0xfed9_0000)],
+    format: Format::X86_64 { levels: 4 },
+    shortcomings: &[Shortcoming::NoPasids, Shortcoming::FaultsCollapse],
+    translations: translations::VTD,
+    probe: |parts| Ok(Arc::new(iommu_vtd::Unit::probe(parts)?)),
+};
+
+const ARM: QemuMaker = QemuMaker {
+    name: "",
+    architecture: Architecture::Aarch64,
+    machine: "virt,gic-version=3",
+    devices: &[],
+    iommus: &[],
+    // As many as QEMU's SMMU emits.
+    format: match AARCH64 {
+        Format::Aarch64 {
+            virtual_bits,
+            memory_attributes,
+            ..
+        } => Format::Aarch64 {
+            virtual_bits,
+            physical_bits: 44,
+            memory_attributes,
+        },
+        other => other,
+    },
+    shortcomings: &[Shortcoming::NoPasids, Shortcoming::PrivilegeIgnored],
+    translations: translations::SMMUV3,
+    probe: |parts| Ok(Arc::new(iommu_smmuv3::Unit::probe(parts)?)),
+};
+
+const RISCV: QemuMaker = QemuMaker {
+    name: "",
+    architecture: Architecture::Riscv64,
+    machine: "virt",
+    devices: &[],
+    iommus: &[],
+    format: Format::Riscv64 { levels: 4 },
+    shortcomings: &[Shortcoming::NoPasids],
+    translations: translations::RISCV,
+    probe: |parts| Ok(Arc::new(iommu_riscv::Unit::probe(parts)?)),
+};
+
+/// How a rig with QEMU is built.
+struct QemuMaker {
+    name: &'static str,
+    architecture: Architecture,
+    /// The machine type, as after `-M`.
+    machine: &'static str,
+    /// Options after `-device`, before those of the DMA masters.
+    devices: &'static [&'static str],
+    /// Where the IOMMUs' registers are. The first is that of bus 0, the second that of `pcie.1`.
+    iommus: &'static [Place],
+    format: Format,
+    shortcomings: &'static [Shortcoming],
+    translations: Reader,
+    probe: Probe,
+}
+
+/// Brings an IOMMU up by its driver.
+type Probe = fn(Parts<Arc<Recorder>>) -> Outcome<Arc<dyn Iommu>>;
+
+/// Where an IOMMU's registers are.
+#[derive(Clone, Copy)]
+enum Place {
+    /// At this physical address.
+    At(u64),
+    /// In BAR 0 of the function with this vendor id and device id.
+    Pci(u16, u16),
+}
+
+/// The first bus number below `pcie.1`.
+const SECOND_ROOT: u8 = 64;
+/// The name of each root bus.
+const ROOTS: [(&str, u8); 2] = [("pcie.0", 0), ("pcie.1", SECOND_ROOT)];
+
+impl QemuMaker {
+    /// The IOMMU of each seat. A rig with one IOMMU has all devices behind it.
+    fn seats(&self, layout: &Layout) -> Vec<usize> {
+        let count = layout.iommus * layout.devices;
+        let share = count.div_ceil(layout.iommus.min(self.iommus.len()).max(1));
+        (0..count).map(|seat| seat / share).collect()
+    }
+
+    fn options(&self, seats: &[usize]) -> Options {
+        let mut options = Options::new(self.architecture, self.machine);
+        for device in self.devices {
+            options = options.device(device);
+        }
+        for (seat, &iommu) in seats.iter().enumerate() {
+            let (root, _) = ROOTS[iommu];
+            // Slots that no machine has something of its own in.
+            let slot = 8 + seat;
+            options = options
+                .device(&format!(
+                    "pcie-pci-bridge,id=seat{seat},bus={root},addr={slot:x}.0"
+                ))
+                .device(&format!("iommu-testdev,bus=seat{seat},addr=1.0"))
+                .device(&format!(
+                    "edu,dma_mask=0xffffffffffffffff,bus=seat{seat},addr=2.0"
+                ));
+        }
+        options.trace.extend(
+            self.translations
+                .events
+                .iter()
+                .map(|&event| event.to_owned()),
+        );
+        options
+    }
+
+    fn registers(&self, place: Place, machine: &Arc<Machine>, bus: &Bus) -> Outcome<u64> {
+        match place {
+            Place::At(address) => Ok(address),
+            Place::Pci(vendor, device) => {
+                let functions = bus.all((vendor, device));
+                let region = functions.first().and_then(|function| function.bar(0));
+                match region {
+                    Some(region) => Ok(region.base),
+                    None => failed(machine.trouble("there is no IOMMU on the bus".to_owned())),
+                }
+            }
+        }
+    }
+}
+
+impl Maker for QemuMaker {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        program().map(drop).map_err(|error| error.to_string())
+    }
+
+    fn has_freedoms(&self) -> bool {
+        false
+    }
+
+    fn make(
+        &self,
+        layout: &Layout,
+        _: Freedom,
+        troubles: &Arc<Troubles>,
+    ) -> Result<Arc<dyn Rig>, Stop> {
+        if layout.page_requests {
+            return skip(Shortcoming::NoPageRequests);
+        }
+        if layout.coherency == Coherency::NonCoherent {
+            return skip(Shortcoming::AlwaysCoherent);
+        }
+        let program = program()?;
+        let seats = self.seats(layout);
+        let machine = Machine::start(program, &self.options(&seats))?;
+        let roots: Vec<u8> = ROOTS[..self.iommus.len()]
+            .iter()
+            .map(|root| root.1)
+            .collect();
+        let bus = Bus::set_up(&machine, &roots)?;
+        let masters = masters::all(&machine, &bus)?;
+        if masters.len() != seats.len() {
+            return failed(machine.trouble("a seat has no device".to_owned()));
+        }
+        let seats: Vec<Seat> = seats
+            .into_iter()
+            .zip(&masters)
+            .map(|(iommu, master)| Seat {
+                iommu,
+                device: master.device(),
+            })
+            .collect();
+        let mut registers = Vec::new();
+        for &place in &self.iommus[..=seats.iter().map(|seat| seat.iommu).max().unwrap_or(0)] {
+            registers.push(self.registers(place, &machine, &bus)?);
+        }
+        Ok(Arc::new(QemuRig::new(
+            self, machine, masters, seats, &registers, troubles,
+        )?))
+    }
+}
+
+/// The QEMU of this computer.
+fn program() -> Result<&'static Program, ProgramError> {
+    static PROGRAM: OnceLock<Result<Program, ProgramError>> = OnceLock::new();
+    PROGRAM
+        .get_or_init(Program::find)
+        .as_ref()
+        .map_err(Clone::clone)
+}

@@ -1,0 +1,245 @@
+//! A rig with QEMU: its drivers, its devices, and what the devices are asked to do.
+
+use super::masters::{Access, Master};
+use super::translations::Reader;
+use super::{QemuMaker, Seat};
+use crate::outcome::{Outcome, Stop, skip};
+use crate::rig::{Model, Ram, Rig, Shortcoming, Troubles};
+use iommu_core::iommu::Iommu;
+use iommu_core::page_table::Format;
+use iommu_core::testing::Recorder;
+use iommu_model::Refusal;
+use iommu_model::device::{Direction, Ended, History, Job, Record, Transfer, Via};
+use shootdown_qemu_host::{Machine, Platform};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// Bytes of memory for the suite's kernel.
+const POOL: u64 = 8 << 20;
+const PAGE: u64 = 4096;
+
+/// QEMU with drivers.
+pub struct QemuRig {
+    // The drivers turn their IOMMUs off when they are dropped, so they go first.
+    iommus: Vec<Arc<dyn Iommu>>,
+    devices: Arc<Devices>,
+    format: Format,
+    shortcomings: &'static [Shortcoming],
+    pool: u64,
+    seats: Vec<Seat>,
+}
+
+/// The devices and their work.
+struct Devices {
+    machine: Arc<Machine>,
+    masters: Vec<Master>,
+    translations: Reader,
+    work: Mutex<VecDeque<(usize, Arc<Job>)>>,
+    /// Held while a device works, so that its lines are found in the trace, and no driver's access
+    /// lies between what it did and when it is said to have done it.
+    working: Arc<Mutex<()>>,
+    history: History,
+    start: Instant,
+    last: AtomicU64,
+    troubles: Arc<Troubles>,
+}
+
+impl QemuRig {
+    pub fn new(
+        maker: &QemuMaker,
+        machine: Arc<Machine>,
+        masters: Vec<Master>,
+        seats: Vec<Seat>,
+        registers: &[u64],
+        troubles: &Arc<Troubles>,
+    ) -> Outcome<Self> {
+        let Some(pool) = machine.ram().take(POOL, 2 << 20) else {
+            return crate::outcome::failed("QEMU's machine has no memory for the pool");
+        };
+        let devices = Arc::new(Devices {
+            machine: machine.clone(),
+            masters,
+            translations: maker.translations,
+            work: Mutex::default(),
+            working: Arc::default(),
+            history: History::default(),
+            start: Instant::now(),
+            last: AtomicU64::new(0),
+            troubles: troubles.clone(),
+        });
+        let mut rig = Self {
+            iommus: Vec::new(),
+            devices: devices.clone(),
+            format: maker.format,
+            shortcomings: maker.shortcomings,
+            pool,
+            seats,
+        };
+        for &base in registers {
+            let devices = devices.clone();
+            let mut parts = Platform::parts(&machine, base, Arc::new(Recorder::default()));
+            // Devices work between any two accesses of a driver's.
+            let turn = devices.working.clone();
+            let work = move || {
+                devices.step();
+            };
+            parts.mmio = parts.mmio.taking_turns(Arc::new(work), turn);
+            rig.iommus.push((maker.probe)(parts)?);
+        }
+        Ok(rig)
+    }
+}
+
+impl Devices {
+    /// Does the oldest piece of work whole; false if there is none.
+    fn step(&self) -> bool {
+        let _working = lock(&self.working);
+        let Some((seat, job)) = lock(&self.work).pop_front() else {
+            return false;
+        };
+        let ended = self.perform(seat, job.transfer()).unwrap_or_else(|stop| {
+            if let Stop::Failed(what) = stop {
+                self.troubles.add(what);
+            }
+            Ended::Stuck
+        });
+        job.end(ended);
+        true
+    }
+
+    fn perform(&self, seat: usize, transfer: &Transfer) -> Outcome<Ended> {
+        if transfer.pasid.is_some() || transfer.translated || transfer.privileged {
+            // Such requests are not sent by these devices, so none is performed.
+            return Ok(Ended::Refused(Refusal::UnsupportedRequest));
+        }
+        let mut read = Vec::new();
+        let mut offset = 0;
+        while offset < transfer.length() {
+            let address = transfer.address + offset;
+            let length = (PAGE - address % PAGE).min(transfer.length() - offset);
+            let piece = match &transfer.direction {
+                Direction::Read(_) => Direction::Read(length),
+                Direction::Write(bytes) => {
+                    Direction::Write(bytes[offset as usize..][..length as usize].to_vec())
+                }
+            };
+            let issued = self.now();
+            let access =
+                self.masters[seat].access(self.translations, address, &piece, &mut read)?;
+            let (physical, refusal) = match access {
+                Access::Done(physical) => (Some(physical), None),
+                Access::Refused(refusal) => (None, Some(refusal)),
+            };
+            self.history.record(Record {
+                issued,
+                ended: self.now(),
+                device: self.masters[seat].device().0,
+                pasid: None,
+                address,
+                physical,
+                length,
+                access: transfer.access(),
+                via: Via::Iommu,
+                refusal,
+            });
+            if let Some(refusal) = refusal {
+                return Ok(Ended::Refused(refusal));
+            }
+            offset += length;
+        }
+        Ok(Ended::Done(read))
+    }
+
+    /// The time, of which no two moments are the same.
+    fn now(&self) -> u64 {
+        let elapsed = self.start.elapsed().as_nanos() as u64;
+        let later = |last: u64| Some(elapsed.max(last + 1));
+        let before = self
+            .last
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, later);
+        elapsed.max(before.unwrap_or_else(|last| last) + 1)
+    }
+}
+
+impl Rig for QemuRig {
+    fn iommus(&self) -> &[Arc<dyn Iommu>] {
+        &self.iommus
+    }
+    fn seats(&self) -> &[Seat] {
+        &self.seats
+    }
+    fn format(&self) -> Format {
+        self.format
+    }
+    fn shortcomings(&self) -> &[Shortcoming] {
+        self.shortcomings
+    }
+    fn ram(&self) -> &dyn Ram {
+        self
+    }
+    fn now(&self) -> u64 {
+        self.devices.now()
+    }
+    fn step(&self) -> bool {
+        self.devices.step()
+    }
+    fn finish(&self, job: &Job) -> Ended {
+        while job.ended().is_none() && self.devices.step() {}
+        // Another thread may be at it.
+        drop(lock(&self.devices.working));
+        job.ended().unwrap_or(Ended::Stuck)
+    }
+    fn start(&self, seat: usize, transfer: Transfer) -> Arc<Job> {
+        let job = Arc::new(Job::new(transfer));
+        lock(&self.devices.work).push_back((seat, job.clone()));
+        job
+    }
+    fn stop(&self, seat: usize, pasid: Option<u32>) {
+        let stopped = |job: &Job| job.transfer().pasid == pasid;
+        lock(&self.devices.work).retain(|(of, job)| *of != seat || !stopped(job));
+        // What is under way ends before.
+        drop(lock(&self.devices.working));
+    }
+    fn take_history(&self) -> Vec<Record> {
+        self.devices.history.take()
+    }
+    fn model(&self) -> Result<&Model, Stop> {
+        skip("asks what only a model can be asked")
+    }
+}
+
+impl Drop for QemuRig {
+    fn drop(&mut self) {
+        if let Some(error) = self.devices.machine.failed() {
+            self.devices.troubles.add(error.to_string());
+        }
+    }
+}
+
+impl Ram for QemuRig {
+    fn pool(&self) -> (u64, u64) {
+        (self.pool, POOL)
+    }
+    // Where there is no memory, reads give zero and writes are lost, as on the models.
+    fn load(&self, address: u64) -> u64 {
+        let ram = self.devices.machine.ram();
+        if ram.contains(address, 8) {
+            ram.load(address)
+        } else {
+            0
+        }
+    }
+    fn store(&self, address: u64, value: u64) {
+        let ram = self.devices.machine.ram();
+        if ram.contains(address, 8) {
+            ram.store(address, value);
+        }
+    }
+    fn clean(&self, _: u64, _: u64) {}
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
