@@ -53,7 +53,7 @@ fn ours<M: Mode>(name: &'static str, intervals: usize, srcu: Srcu<M>) -> Case {
 
 /// Tells everyone of the start and of the end, each of whom looks whether he is meant.
 fn linux_list(intervals: usize) -> Case {
-    let subscriber = |number| -> Arc<dyn Notifier> { Arc::new(Subscriber::new(number)) };
+    let subscriber = |number| -> &dyn Notifier { forever(Subscriber::new(number)) };
     let list = forever(LinuxList::new((0..intervals as u64).map(subscriber)));
     Case::new("Linux SRCU model, call everyone", move || {
         repeat((list, targets(intervals)), |(list, targets)| {

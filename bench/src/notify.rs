@@ -1,5 +1,6 @@
 //! One notification to some subscribers.
 
+use std::ops::Deref;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
@@ -37,11 +38,12 @@ impl Notifier for Subscriber {
 /// All ways of telling `subscribers`.
 pub fn cases(subscribers: usize) -> Vec<Case> {
     let array = || array(subscribers);
+    let bare = || bare_array(subscribers);
     vec![
-        unprotected(array()),
-        locked_floor(array()),
-        plain_floor(array()),
-        two_stores(array()),
+        unprotected(bare()),
+        locked_floor(bare()),
+        plain_floor(bare()),
+        two_stores(bare()),
         fenced(subscribers),
         hooked(subscribers),
         linux_srcu(subscribers),
@@ -63,21 +65,31 @@ fn array(subscribers: usize) -> Vec<Arc<dyn Notifier>> {
     (0..subscribers).map(|_| subscriber()).collect()
 }
 
+/// The same with nothing to look up on the way to a subscriber, as in Linux, where the link is part
+/// of the subscriber.
+fn bare_array(subscribers: usize) -> Vec<&'static dyn Notifier> {
+    (0..subscribers).map(|_| bare_subscriber()).collect()
+}
+
+fn bare_subscriber() -> &'static dyn Notifier {
+    forever(Subscriber::default())
+}
+
 fn subscriber() -> Arc<dyn Notifier> {
     Arc::new(Subscriber::default())
 }
 
-fn tell(array: &[Arc<dyn Notifier>]) {
+fn tell<N: Deref<Target = dyn Notifier>>(array: &[N]) {
     for notifier in array {
         notifier.invalidate_range(RANGE);
     }
 }
 
-fn unprotected(array: Vec<Arc<dyn Notifier>>) -> Case {
+fn unprotected(array: Vec<&'static dyn Notifier>) -> Case {
     Case::shared("array, unprotected", forever(array), |array| tell(array))
 }
 
-fn locked_floor(array: Vec<Arc<dyn Notifier>>) -> Case {
+fn locked_floor(array: Vec<&'static dyn Notifier>) -> Case {
     let array = forever(array);
     Case::new("floor: 1 locked, array", move || {
         let counters = forever(Counters::default());
@@ -87,7 +99,7 @@ fn locked_floor(array: Vec<Arc<dyn Notifier>>) -> Case {
     })
 }
 
-fn plain_floor(array: Vec<Arc<dyn Notifier>>) -> Case {
+fn plain_floor(array: Vec<&'static dyn Notifier>) -> Case {
     let array = forever(array);
     Case::new("floor: 2 plain, array", move || {
         let counters = forever(PerCpu::new());
@@ -97,7 +109,7 @@ fn plain_floor(array: Vec<Arc<dyn Notifier>>) -> Case {
     })
 }
 
-fn two_stores(array: Vec<Arc<dyn Notifier>>) -> Case {
+fn two_stores(array: Vec<&'static dyn Notifier>) -> Case {
     let array = forever(array);
     Case::new("2 stores, nothing else, array", move || {
         let counters = forever(PerCpu::new());
@@ -137,7 +149,7 @@ fn ours<M: Mode>(name: &'static str, space: AddressSpace<M>) -> Case {
 
 /// Linux's list of subscribers: a link in each, behind one head.
 struct Node {
-    notifier: Arc<dyn Notifier>,
+    notifier: &'static dyn Notifier,
     next: AtomicPtr<Node>,
 }
 
@@ -150,7 +162,7 @@ pub struct LinuxList {
 
 impl LinuxList {
     /// A list of `notifiers`.
-    pub fn new(notifiers: impl Iterator<Item = Arc<dyn Notifier>>) -> Self {
+    pub fn new(notifiers: impl Iterator<Item = &'static dyn Notifier>) -> Self {
         let head = notifiers.fold(ptr::null_mut(), |next, notifier| {
             Box::into_raw(Box::new(Node {
                 notifier,
@@ -196,7 +208,7 @@ impl LinuxList {
         let mut next = self.head.load(Ordering::Acquire);
         // SAFETY: nodes come from `Box::into_raw` in `new` and are never freed.
         while let Some(node) = unsafe { next.as_ref() } {
-            tell(&*node.notifier, range);
+            tell(node.notifier, range);
             next = node.next.load(Ordering::Acquire);
         }
     }
@@ -204,7 +216,7 @@ impl LinuxList {
 
 /// Linux's, with so many subscribers.
 pub fn linux_srcu(subscribers: usize) -> Case {
-    let list = forever(LinuxList::new(array(subscribers).into_iter()));
+    let list = forever(LinuxList::new(bare_array(subscribers).into_iter()));
     Case::new("Linux SRCU model, list", move || {
         repeat(list, |list| list.invalidate_range(RANGE))
     })

@@ -79,6 +79,7 @@ pub mod planted;
 mod primitive;
 mod range;
 mod retired;
+mod shared;
 mod srcu;
 
 pub use address_space::{AddressSpace, AddressSpaceLock, Batch, OpenInvalidation};

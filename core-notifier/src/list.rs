@@ -3,6 +3,8 @@
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::iter;
+use core::mem::{self, MaybeUninit};
 use core::ops::Deref;
 use core::ptr;
 
@@ -11,13 +13,18 @@ use crate::notifier::{Notifier, NotifierKind};
 use crate::planted::{self, Fault};
 use crate::primitive::Mutex;
 use crate::retired::Retirement;
+use crate::shared::SharedNotifier;
 use crate::srcu::{Fenced, Mode, Published, Reader, Retired, Srcu};
 
-/// The subscribers that notifications visit, newest first, as in Linux.
+/// The subscribers that notifications visit, newest first, as in Linux. At least one.
 pub(crate) struct List {
-    subscribers: Vec<Subscriber>,
+    /// The newest, here and not behind another pointer: usually there is no other.
+    first: Subscriber,
+    rest: Vec<Subscriber>,
     /// Whether everybody hears of ranges, in one pass.
     plain: bool,
+    /// Whether so does the first, and there is no other.
+    plain_and_alone: bool,
     /// Whether anybody works in two passes.
     two_passes: bool,
 }
@@ -25,7 +32,7 @@ pub(crate) struct List {
 /// A notifier in the list, with what it declared when it was registered.
 #[derive(Clone)]
 pub(crate) struct Subscriber {
-    notifier: Arc<dyn Notifier>,
+    notifier: SharedNotifier,
     kind: NotifierKind,
     two_passes: bool,
 }
@@ -37,7 +44,7 @@ impl Subscriber {
             return Err(RegisterError::MixedKind);
         }
         Ok(Subscriber {
-            notifier: notifier.clone(),
+            notifier: SharedNotifier::new(notifier),
             kind,
             two_passes,
         })
@@ -56,38 +63,46 @@ impl Subscriber {
 impl Deref for Subscriber {
     type Target = dyn Notifier;
 
+    #[inline]
     fn deref(&self) -> &(dyn Notifier + 'static) {
         &*self.notifier
     }
 }
 
 impl List {
-    fn with_capacity(capacity: usize) -> Self {
-        List {
-            subscribers: Vec::with_capacity(capacity),
-            plain: false,
-            two_passes: false,
+    /// A list of `subscribers` in `memory` and `rest`, if there are any. Does not allocate if there
+    /// is room.
+    fn build<'a>(
+        memory: Box<MaybeUninit<List>>,
+        mut rest: Vec<Subscriber>,
+        subscribers: &mut dyn Iterator<Item = &'a Subscriber>,
+    ) -> Option<Box<List>> {
+        let first = subscribers.next()?.clone();
+        let (mut plain, mut two_passes) = (first.is_plain(), first.two_passes);
+        for subscriber in subscribers {
+            plain &= subscriber.is_plain();
+            two_passes |= subscriber.two_passes;
+            rest.push(subscriber.clone());
         }
-    }
-
-    fn extend<'a>(&mut self, subscribers: impl IntoIterator<Item = &'a Subscriber>) {
-        self.subscribers.extend(subscribers.into_iter().cloned());
-        self.two_passes = self.subscribers.iter().any(Subscriber::has_two_passes);
-        self.plain = self.subscribers.iter().all(Subscriber::is_plain);
+        let list = List {
+            first,
+            plain,
+            plain_and_alone: plain && rest.is_empty(),
+            two_passes,
+            rest,
+        };
+        Some(Box::write(memory, list))
     }
 
     /// The one subscriber, if there is no other and he hears of ranges in one pass: the usual case.
     #[inline]
     pub(crate) fn only(&self) -> Option<&Subscriber> {
-        match &self.subscribers[..] {
-            [only] if self.plain => Some(only),
-            _ => None,
-        }
+        self.plain_and_alone.then_some(&self.first)
     }
 
     /// Everyone.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &dyn Notifier> {
-        self.subscribers.iter().map(|subscriber| &**subscriber)
+        self.subscribers().map(|subscriber| &**subscriber)
     }
 
     /// Whether everybody hears of ranges, in one pass.
@@ -96,23 +111,25 @@ impl List {
         self.plain
     }
 
-    /// Everyone, whatever they hear of.
-    pub(crate) fn subscribers(&self) -> &[Subscriber] {
-        &self.subscribers
+    /// The newest and the others, whatever they hear of.
+    #[inline]
+    pub(crate) fn first_and_rest(&self) -> (&Subscriber, &[Subscriber]) {
+        (&self.first, &self.rest)
+    }
+
+    fn subscribers(&self) -> impl Iterator<Item = &Subscriber> {
+        iter::once(&self.first).chain(&self.rest)
     }
 
     /// Who hears of ranges that have been removed from the page table.
-    #[inline]
     pub(crate) fn range_listeners(&self) -> impl Iterator<Item = &Subscriber> {
-        self.subscribers
-            .iter()
+        self.subscribers()
             .filter(|subscriber| subscriber.kind.hears_ranges())
     }
 
     /// Who hears of starts and ends.
     pub(crate) fn section_listeners(&self) -> impl Iterator<Item = &dyn Notifier> {
-        self.subscribers
-            .iter()
+        self.subscribers()
             .filter(|subscriber| subscriber.kind.hears_sections())
             .map(|subscriber| &**subscriber)
     }
@@ -161,7 +178,8 @@ struct Record {
 
 /// Memory for one change of the subscriptions, allocated before any lock is taken.
 pub(crate) struct Draft {
-    list: Box<List>,
+    list: Box<MaybeUninit<List>>,
+    rest: Vec<Subscriber>,
     members: Vec<Member>,
 }
 
@@ -231,7 +249,8 @@ impl<M: Mode> Subscriptions<M> {
             (record.listed, record.members.len())
         };
         Draft {
-            list: Box::new(List::with_capacity(listed + 1)),
+            list: Box::new_uninit(),
+            rest: Vec::with_capacity(listed),
             members: Vec::with_capacity(members + 1),
         }
     }
@@ -247,34 +266,40 @@ impl<M: Mode> Subscriptions<M> {
         draft: &mut Option<Draft>,
         subscriber: &Subscriber,
     ) -> Result<Option<Retired<List, M>>, Refusal> {
-        let notifier = &subscriber.notifier;
+        let member = Member {
+            notifier: subscriber.notifier.downgrade(),
+            state: State::Subscribed,
+        };
         let mut record = self.record.lock();
         if record.released && !planted::is(Fault::RegisteredAfterExit) {
             return Err(Refusal::Error(RegisterError::Released));
         }
-        if record.members.iter().any(|member| member.is(notifier)) {
+        if record
+            .members
+            .iter()
+            .any(|other| other.notifier.ptr_eq(&member.notifier))
+        {
             return Err(Refusal::Error(RegisterError::AlreadyRegistered));
         }
-        let Some(Draft { mut list, members }) =
-            draft.take_if(|draft| draft.holds(record.listed + 1, record.members.len() + 1))
+        let Some(Draft {
+            list,
+            rest,
+            members,
+        }) = draft.take_if(|draft| draft.holds(record.listed + 1, record.members.len() + 1))
         else {
             return Err(Refusal::Outgrown);
         };
-        list.extend([subscriber]);
-        if let Some(current) = self.read() {
-            list.extend(&current.subscribers);
-        }
-        let old = self.list.replace(Some(list));
+        // The memory that `members` outgrew is freed after the lock.
+        let mut outgrown = mem::replace(&mut record.members, members);
+        record.members.append(&mut outgrown);
+        record.members.push(member);
+        let current = self.read();
+        let others = current.iter().flat_map(|current| current.subscribers());
+        let list = List::build(list, rest, &mut iter::once(subscriber).chain(others));
+        drop(current);
+        let old = self.list.replace(list);
         record.listed += 1;
         record.used = true;
-        // The memory that `members` outgrew is freed after the lock.
-        let mut outgrown = core::mem::replace(&mut record.members, members);
-        record.members.append(&mut outgrown);
-        let member = Member {
-            notifier: Arc::downgrade(notifier),
-            state: State::Subscribed,
-        };
-        record.members.push(member);
         drop(record);
         drop(outgrown);
         Ok(old)
@@ -300,7 +325,7 @@ impl<M: Mode> Subscriptions<M> {
     /// Takes `notifier`, which the caller has claimed, out of the record and of the list.
     pub(crate) fn remove(&self, notifier: &Arc<dyn Notifier>) -> Option<Retired<List, M>> {
         loop {
-            let mut draft = self.draft();
+            let draft = self.draft();
             let mut record = self.record.lock();
             if !draft.holds(record.listed, 0) {
                 continue;
@@ -311,13 +336,19 @@ impl<M: Mode> Subscriptions<M> {
                 .position(|member| member.is(notifier))?;
             let member = record.members.swap_remove(leaver);
             let current = self.read()?;
-            let stays = |other: &&Subscriber| !Arc::ptr_eq(&other.notifier, notifier);
-            draft.list.extend(current.subscribers.iter().filter(stays));
-            if draft.list.subscribers.len() == current.subscribers.len() {
+            let stays = |other: &&Subscriber| !other.notifier.is(notifier);
+            let stay = current.subscribers().filter(stays).count();
+            if stay == record.listed {
                 return None;
             }
-            record.listed = draft.list.subscribers.len();
-            let old = self.list.replace((record.listed > 0).then_some(draft.list));
+            record.listed = stay;
+            let list = List::build(
+                draft.list,
+                draft.rest,
+                &mut current.subscribers().filter(stays),
+            );
+            drop(current);
+            let old = self.list.replace(list);
             drop(record);
             drop(member);
             return old;
@@ -356,6 +387,6 @@ impl<M: Mode> Subscriptions<M> {
 
 impl Draft {
     fn holds(&self, listed: usize, members: usize) -> bool {
-        self.list.subscribers.capacity() >= listed && self.members.capacity() >= members
+        self.rest.capacity() + 1 >= listed && self.members.capacity() >= members
     }
 }

@@ -127,19 +127,17 @@ fn tell_all(list: &List, range: Range) {
     if !list.is_plain() {
         return tell_listeners(list, range);
     }
-    // Four calls in a row: on some CPUs a jump back costs as much as a call.
-    let (rows, rest) = list.subscribers().as_chunks::<4>();
-    for row in rows {
-        row[0].invalidate_range(range);
-        row[1].invalidate_range(range);
-        row[2].invalidate_range(range);
-        row[3].invalidate_range(range);
+    let (first, mut rest) = list.first_and_rest();
+    first.invalidate_range(range);
+    // Calls in a row: on some CPUs a jump back costs as much as a call.
+    while let [second, third, fourth, others @ ..] = rest {
+        second.invalidate_range(range);
+        third.invalidate_range(range);
+        fourth.invalidate_range(range);
+        rest = others;
     }
-    if !rest.is_empty() {
-        core::hint::cold_path();
-        for subscriber in rest {
-            subscriber.invalidate_range(range);
-        }
+    for subscriber in rest {
+        subscriber.invalidate_range(range);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Readers that order themselves: one locked operation for each section.
 
-use super::lines::{Counter, Entrance, Lines, Own, Place};
+use super::lines::{Announced, Counter, Lines, Own, Place, Way};
 use super::mode::{Counters, Rank, Ranks, Readers, Urgency};
 use crate::planted::{self, Fault};
 use crate::primitive::{Ordering, state_total_order};
@@ -38,9 +38,9 @@ impl Fenced {
         }
     }
 
-    /// The entrance for new readers on `line`, at most [`LINES`].
+    /// The way to the entrance for new readers on `line`, at most [`LINES`].
     #[inline]
-    fn entrance(&self, line: usize) -> &Entrance {
+    fn entrance(&self, line: usize) -> Way<'_> {
         debug_assert!(line <= LINES);
         // SAFETY: so it is wherever this is called, and there is one line more than `LINES`.
         unsafe { self.lines.entrance(line) }
@@ -58,18 +58,18 @@ impl Fenced {
     /// line, which costs another locked operation at the exit.
     #[cold]
     #[inline(never)]
-    fn enter_beside(&self) -> Place<'_> {
+    fn enter_beside(&self) -> Announced<'_> {
         let neighbour = candidate() ^ 1;
         if neighbour < LINES
             && let Some(own) = self.claim_on(neighbour)
         {
-            return Place::Own(own);
+            return Place::Own(own).into();
         }
         let counter = self.entrance(LINES).join(Ordering::SeqCst);
         if !planted::is(Fault::JoinUnordered) {
             state_total_order();
         }
-        Place::Counter(counter)
+        Place::Counter(counter).into()
     }
 }
 
@@ -80,7 +80,7 @@ impl Default for Fenced {
 }
 
 impl Readers for Fenced {
-    type Section<'a> = Place<'a>;
+    type Section<'a> = Announced<'a>;
 
     /// After the entry, which is `SeqCst` too.
     const FOLLOW: Ordering = Ordering::SeqCst;
@@ -96,16 +96,16 @@ impl Readers for Fenced {
     /// On a line of the thread's own if nobody else is on one of two, else on the shared one. Never
     /// waits; legal in an interrupt handler that interrupted this very function.
     #[inline]
-    fn enter(&self) -> Place<'_> {
+    fn enter(&self) -> Announced<'_> {
         match self.claim() {
-            Some(own) => Place::Own(own),
+            Some(own) => Place::Own(own).into(),
             None => self.enter_beside(),
         }
     }
 
     #[inline]
-    fn leave(&self, place: Place<'_>) {
-        match place {
+    fn leave(&self, section: Announced<'_>) {
+        match section.place() {
             Place::Own(own) => self.release(own),
             Place::Counter(counter) => leave_counted(counter),
         }

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::compiler_fence;
 
-use super::lines::{Counter, Entrance, Lines, Own, Place};
+use super::lines::{Announced, Counter, Lines, Own, Place, Way};
 use super::mode::{Counters, Rank, Ranks, Readers, Urgency};
 use crate::planted::{self, Fault};
 use crate::primitive::Ordering;
@@ -95,9 +95,9 @@ impl<H: Hooks> Hooked<H> {
         }
     }
 
-    /// The entrance for new readers on `cpu`, a number that [`Hooks::with_cpu`] has given.
+    /// The way to the entrance for new readers on `cpu`, a number that [`Hooks::with_cpu`] has given.
     #[inline]
-    fn entrance(&self, cpu: usize) -> &Entrance {
+    fn entrance(&self, cpu: usize) -> Way<'_> {
         // SAFETY: the number is below `Hooks::cpus`, as its implementer promises.
         unsafe { self.lines.entrance(cpu) }
     }
@@ -105,7 +105,7 @@ impl<H: Hooks> Hooked<H> {
     /// Enters a section on a CPU whose slot is owned.
     #[cold]
     #[inline(never)]
-    fn enter_beside(&self) -> Place<'_> {
+    fn enter_beside(&self) -> Announced<'_> {
         let counter = self.hooks.with_cpu(|cpu| {
             if H::EXCLUSIVE {
                 self.entrance(cpu).join_alone()
@@ -115,7 +115,7 @@ impl<H: Hooks> Hooked<H> {
         });
         // Partner: the barrier in `balanced`.
         compiler_fence(Ordering::SeqCst);
-        Place::Counter(counter)
+        Place::Counter(counter).into()
     }
 
     #[cold]
@@ -124,8 +124,10 @@ impl<H: Hooks> Hooked<H> {
         // Partner: the barrier in `balanced`.
         compiler_fence(Ordering::SeqCst);
         if H::EXCLUSIVE {
-            self.hooks
-                .with_cpu(|cpu| self.lines.entrance_like(cpu, counter).leave_alone());
+            self.hooks.with_cpu(|cpu| {
+                // SAFETY: the number is below `Hooks::cpus`, as its implementer promises.
+                unsafe { self.lines.entrance_like(cpu, counter) }.leave_alone();
+            });
         } else {
             counter.count_out(Ordering::Relaxed);
         }
@@ -145,7 +147,7 @@ impl<H: Hooks> Hooked<H> {
 }
 
 impl<H: Hooks> Readers for Hooked<H> {
-    type Section<'a> = Place<'a>;
+    type Section<'a> = Announced<'a>;
 
     /// Finds what the pointer's store released. The order against the entry is the updater's
     /// business.
@@ -160,16 +162,16 @@ impl<H: Hooks> Readers for Hooked<H> {
     }
 
     #[inline]
-    fn enter(&self) -> Place<'_> {
+    fn enter(&self) -> Announced<'_> {
         match self.claim() {
-            Some(own) => Place::Own(own),
+            Some(own) => Place::Own(own).into(),
             None => self.enter_beside(),
         }
     }
 
     #[inline]
-    fn leave(&self, place: Place<'_>) {
-        match place {
+    fn leave(&self, section: Announced<'_>) {
+        match section.place() {
             Place::Own(own) => self.release(own),
             Place::Counter(counter) => self.leave_counted(counter),
         }

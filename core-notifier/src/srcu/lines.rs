@@ -1,7 +1,9 @@
 //! Where sections announce themselves: a slot for one at a time, counters for those beside it.
 
 use alloc::vec::Vec;
-use core::ptr;
+use core::marker::PhantomData;
+use core::ops::Deref;
+use core::ptr::{self, NonNull};
 
 use super::mode::{Rank, Ranks};
 use crate::planted::{self, Fault};
@@ -37,23 +39,40 @@ pub(super) struct Lines {
     shared_only: bool,
 }
 
+/// The way to an entrance, in two parts that a machine adds up in the access itself. As one address
+/// it would cost every section an instruction more.
+#[derive(Clone, Copy)]
+pub(super) struct Way<'a> {
+    /// The entrance for the same rank on the first line.
+    first: NonNull<Entrance>,
+    /// How many bytes behind that it lies.
+    behind: usize,
+    _lines: PhantomData<&'a Lines>,
+}
+
 /// Where an open section is announced.
 #[derive(Clone, Copy)]
-pub enum Place<'a> {
+pub(super) enum Place<'a> {
     /// On an entrance that it has for itself.
     Own(Own<'a>),
-    /// By the counter that it will be counted out on.
+    /// By the counters of the entrance that it was counted in on.
     Counter(Counter<'a>),
 }
 
-/// The word by which a section leaves that has an entrance for itself: the slot or `unlocks`, as its
-/// mode has it.
+/// A [`Place`], in as much as an open section keeps: a way whose [`COUNTED`] bit says which it is.
 #[derive(Clone, Copy)]
-pub struct Own<'a>(&'a AtomicUsize);
+pub struct Announced<'a>(Way<'a>);
 
-/// The counter of sections left that goes with the one on which an open section was counted in.
+/// Free in every [`Way::behind`], as entrances are aligned.
+const COUNTED: usize = 1;
+
+/// An entrance that an open section has for itself: its slot or its `unlocks`, as its mode has it.
 #[derive(Clone, Copy)]
-pub struct Counter<'a>(&'a AtomicUsize);
+pub struct Own<'a>(Way<'a>);
+
+/// The entrance that an open section was counted in on.
+#[derive(Clone, Copy)]
+pub(super) struct Counter<'a>(Way<'a>);
 
 impl Lines {
     pub(super) fn new(count: usize) -> Self {
@@ -105,24 +124,34 @@ impl Lines {
         entrances.wrapping_add(rank.index())
     }
 
-    /// The entrance for new readers on `line`.
+    /// The way to the entrance for new readers on `line`.
     ///
     /// # Safety
     ///
     /// There is such a line.
     #[inline]
-    pub(super) unsafe fn entrance(&self, line: usize) -> &Entrance {
+    pub(super) unsafe fn entrance(&self, line: usize) -> Way<'_> {
         debug_assert!(line < self.lines.len(), "no such line");
-        let first = self.entrance.load(Ordering::Relaxed).cast_const();
-        // SAFETY: `set_rank` stored a pointer to an entrance of the first line, which has the
-        // provenance of all; the caller says that there is a line so far behind it.
-        unsafe { &*first.byte_add(line * size_of::<Line>()) }
+        let first = self.entrance.load(Ordering::Relaxed);
+        Way {
+            // SAFETY: `set_rank` stored a pointer to an entrance.
+            first: unsafe { NonNull::new_unchecked(first) },
+            behind: line * size_of::<Line>(),
+            _lines: PhantomData,
+        }
     }
 
-    /// The entrance on `line` of the rank whose `counter` this is.
-    pub(super) fn entrance_like(&self, line: usize, counter: Counter<'_>) -> &Entrance {
-        let in_line = ptr::from_ref(counter.0).addr() % align_of::<Line>();
-        &self.lines[line].0[in_line / size_of::<Entrance>()]
+    /// The way to the entrance on `line` for the rank of `counter`, which is one of these lines'.
+    ///
+    /// # Safety
+    ///
+    /// There is such a line.
+    pub(super) unsafe fn entrance_like<'a>(&self, line: usize, counter: Counter<'a>) -> Way<'a> {
+        debug_assert!(line < self.lines.len(), "no such line");
+        Way {
+            behind: line * size_of::<Line>(),
+            ..counter.0
+        }
     }
 
     /// The entrances of `ranks`, each with the number of its line.
@@ -179,31 +208,43 @@ impl Lines {
     }
 }
 
-impl Entrance {
+impl Deref for Way<'_> {
+    type Target = Entrance;
+
+    #[inline]
+    fn deref(&self) -> &Entrance {
+        // SAFETY: `set_rank` stored a pointer to an entrance of the first line with the provenance
+        // of all lines, which `_lines` borrows; who made the way says that there is a line so far
+        // behind it.
+        unsafe { self.first.byte_add(self.behind).as_ref() }
+    }
+}
+
+impl<'a> Way<'a> {
     /// Takes the slot if nobody owns it, by an exchange; else that changes nothing.
     ///
     /// Acquire passes on, through this section's exit, what the previous owner released with its
     /// own. Without it a grace period would be ordered after the last owner only.
     #[inline]
-    pub(super) fn claim(&self) -> Option<Own<'_>> {
+    pub(super) fn claim(self) -> Option<Own<'a>> {
         if self.slot.swap(OWNED, Ordering::Acquire) != FREE {
             return None;
         }
-        Some(Own(&self.slot))
+        Some(Own(self))
     }
 
-    /// As [`claim`](Entrance::claim), by a load and a store. The load feeds a branch that is
+    /// As [`claim`](Way::claim), by a load and a store. The load feeds a branch that is
     /// predicted, so nothing waits for it.
     ///
     /// Only if nothing else claims this slot between the two.
     #[inline]
-    pub(super) fn claim_alone(&self) -> Option<Own<'_>> {
+    pub(super) fn claim_alone(self) -> Option<Own<'a>> {
         let acquire = planted::weaken(Ordering::Acquire, Fault::ClaimNotAcquired);
         if self.slot.load(acquire) != FREE && !planted::is(Fault::ClaimWithoutLook) {
             return None;
         }
         self.slot.store(OWNED, Ordering::Relaxed);
-        Some(Own(&self.slot))
+        Some(Own(self))
     }
 
     /// Counts a section in if nobody else is counted here, so that it may leave by a store.
@@ -215,9 +256,9 @@ impl Entrance {
     ///
     /// The addition is the section's one locked operation, and its place in the total order of
     /// `SeqCst` accesses. Its result is not used, but looked up: a locked operation that returns one
-    /// takes longer on x86. Acquire as for [`claim`](Entrance::claim).
+    /// takes longer on x86. Acquire as for [`claim`](Way::claim).
     #[inline]
-    pub(super) fn count_in_alone(&self) -> Option<Own<'_>> {
+    pub(super) fn count_in_alone(self) -> Option<Own<'a>> {
         let alone = self.unlocks.load(Ordering::Acquire).wrapping_add(1);
         self.locks.fetch_add(1, Ordering::SeqCst);
         if !planted::is(Fault::ClaimUnordered) {
@@ -227,33 +268,61 @@ impl Entrance {
             self.take_back();
             return None;
         }
-        Some(Own(&self.unlocks))
+        Some(Own(self))
     }
 
     /// Takes back the addition of who is refused.
     #[cold]
     #[inline(never)]
-    fn take_back(&self) {
+    fn take_back(self) {
         self.locks.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Counts a section in, beside the slot's owner.
-    pub(super) fn join(&self, ordering: Ordering) -> Counter<'_> {
+    pub(super) fn join(self, ordering: Ordering) -> Counter<'a> {
         self.locks.fetch_add(1, ordering);
-        Counter(&self.unlocks)
+        Counter(self)
     }
 
-    /// As [`join`](Entrance::join), by a load and a store. Only if nothing else changes the counter
+    /// As [`join`](Way::join), by a load and a store. Only if nothing else changes the counter
     /// between the two.
-    pub(super) fn join_alone(&self) -> Counter<'_> {
+    pub(super) fn join_alone(self) -> Counter<'a> {
         increment(&self.locks);
-        Counter(&self.unlocks)
+        Counter(self)
     }
 
     /// Counts a section out here that was counted in here or elsewhere, by a load and a store. Only
     /// if nothing else changes the counter between the two.
-    pub(super) fn leave_alone(&self) {
+    pub(super) fn leave_alone(self) {
         increment(&self.unlocks);
+    }
+}
+
+impl<'a> From<Place<'a>> for Announced<'a> {
+    #[inline]
+    fn from(place: Place<'a>) -> Self {
+        match place {
+            Place::Own(Own(way)) => Announced(way),
+            Place::Counter(Counter(way)) => Announced(Way {
+                behind: way.behind | COUNTED,
+                ..way
+            }),
+        }
+    }
+}
+
+impl<'a> Announced<'a> {
+    /// Where that is.
+    #[inline]
+    pub(super) fn place(self) -> Place<'a> {
+        let Announced(way) = self;
+        if way.behind & COUNTED == 0 {
+            return Place::Own(Own(way));
+        }
+        Place::Counter(Counter(Way {
+            behind: way.behind - COUNTED,
+            ..way
+        }))
     }
 }
 
@@ -263,8 +332,8 @@ impl Own<'_> {
     #[inline]
     pub(super) fn count_out_alone(self) {
         let release = planted::weaken(Ordering::Release, Fault::OwnExitRelaxed);
-        let count = self.0.load(Ordering::Relaxed);
-        self.0.store(count.wrapping_add(1), release);
+        let count = self.0.unlocks.load(Ordering::Relaxed);
+        self.0.unlocks.store(count.wrapping_add(1), release);
     }
 
     /// Frees the slot; nobody else writes it while it is owned. Release: everything the section did
@@ -272,14 +341,14 @@ impl Own<'_> {
     #[inline]
     pub(super) fn free(self) {
         let release = planted::weaken(Ordering::Release, Fault::SlotExitRelaxed);
-        self.0.store(FREE, release);
+        self.0.slot.store(FREE, release);
     }
 }
 
 impl Counter<'_> {
     /// Counts the section out where it was counted in.
     pub(super) fn count_out(self, ordering: Ordering) {
-        self.0.fetch_add(1, ordering);
+        self.0.unlocks.fetch_add(1, ordering);
     }
 }
 
