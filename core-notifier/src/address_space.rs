@@ -310,7 +310,7 @@ impl<M: Mode> AddressSpace<M> {
             intervals.take_all()
         });
         let section = self.srcu().read();
-        self.for_each(|notifier| notifier.release());
+        self.for_each(&mut |notifier| notifier.release());
         let list = self.subscriptions.unhash_all();
         drop(section);
         Some(Ended {
@@ -321,17 +321,16 @@ impl<M: Mode> AddressSpace<M> {
 
     /// Inlined up to the question whether there is anybody, which is all that most calls cost.
     #[inline]
-    fn for_each(&self, visit: impl Fn(&dyn Notifier)) {
+    fn for_each(&self, visit: &mut dyn FnMut(&dyn Notifier)) {
         if self.has_notifiers() {
             self.walk(visit);
         }
     }
 
     #[inline(never)]
-    fn walk(&self, visit: impl Fn(&dyn Notifier)) {
-        if let Some(list) = self.subscriptions.read() {
-            list.iter().for_each(visit);
-        }
+    fn walk(&self, visit: &mut dyn FnMut(&dyn Notifier)) {
+        self.subscriptions
+            .read(&mut |list| list.visit(&mut |subscriber| visit(&**subscriber)));
     }
 }
 
@@ -346,6 +345,6 @@ impl<M: Mode> Drop for AddressSpace<M> {
         if planted::is(Fault::DropNotReleased) {
             return;
         }
-        self.for_each(|notifier| notifier.release());
+        self.for_each(&mut |notifier| notifier.release());
     }
 }

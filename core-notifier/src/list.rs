@@ -3,7 +3,6 @@
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::iter;
 use core::mem::{self, MaybeUninit};
 use core::ops::Deref;
 use core::ptr;
@@ -23,8 +22,6 @@ pub(crate) struct List {
     rest: Vec<Subscriber>,
     /// Whether everybody hears of ranges, in one pass.
     plain: bool,
-    /// Whether so does the first, and there is no other.
-    plain_and_alone: bool,
     /// Whether anybody works in two passes.
     two_passes: bool,
 }
@@ -54,9 +51,19 @@ impl Subscriber {
         self.two_passes
     }
 
+    /// Whether it hears of ranges that have been removed from the page table.
+    pub(crate) fn hears_ranges(&self) -> bool {
+        self.kind.hears_ranges()
+    }
+
+    /// Whether it hears of starts and ends.
+    pub(crate) fn hears_sections(&self) -> bool {
+        self.kind.hears_sections()
+    }
+
     /// Whether it hears of ranges, in one pass.
     fn is_plain(&self) -> bool {
-        self.kind.hears_ranges() && !self.two_passes
+        self.hears_ranges() && !self.two_passes
     }
 }
 
@@ -70,41 +77,6 @@ impl Deref for Subscriber {
 }
 
 impl List {
-    /// A list of `subscribers` in `memory` and `rest`, if there are any. Does not allocate if there
-    /// is room.
-    fn build<'a>(
-        memory: Box<MaybeUninit<List>>,
-        mut rest: Vec<Subscriber>,
-        subscribers: &mut dyn Iterator<Item = &'a Subscriber>,
-    ) -> Option<Box<List>> {
-        let first = subscribers.next()?.clone();
-        let (mut plain, mut two_passes) = (first.is_plain(), first.two_passes);
-        for subscriber in subscribers {
-            plain &= subscriber.is_plain();
-            two_passes |= subscriber.two_passes;
-            rest.push(subscriber.clone());
-        }
-        let list = List {
-            first,
-            plain,
-            plain_and_alone: plain && rest.is_empty(),
-            two_passes,
-            rest,
-        };
-        Some(Box::write(memory, list))
-    }
-
-    /// The one subscriber, if there is no other and he hears of ranges in one pass: the usual case.
-    #[inline]
-    pub(crate) fn only(&self) -> Option<&Subscriber> {
-        self.plain_and_alone.then_some(&self.first)
-    }
-
-    /// Everyone.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &dyn Notifier> {
-        self.subscribers().map(|subscriber| &**subscriber)
-    }
-
     /// Whether everybody hears of ranges, in one pass.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
@@ -117,21 +89,11 @@ impl List {
         (&self.first, &self.rest)
     }
 
-    fn subscribers(&self) -> impl Iterator<Item = &Subscriber> {
-        iter::once(&self.first).chain(&self.rest)
-    }
-
-    /// Who hears of ranges that have been removed from the page table.
-    pub(crate) fn range_listeners(&self) -> impl Iterator<Item = &Subscriber> {
-        self.subscribers()
-            .filter(|subscriber| subscriber.kind.hears_ranges())
-    }
-
-    /// Who hears of starts and ends.
-    pub(crate) fn section_listeners(&self) -> impl Iterator<Item = &dyn Notifier> {
-        self.subscribers()
-            .filter(|subscriber| subscriber.kind.hears_sections())
-            .map(|subscriber| &**subscriber)
+    /// Visits everyone. One piece of code for all that do so: no closure is worth another.
+    #[inline(never)]
+    pub(crate) fn visit<'a>(&'a self, visit: &mut dyn FnMut(&'a Subscriber)) {
+        visit(&self.first);
+        self.rest.iter().for_each(visit);
     }
 
     /// Whether anybody works in two passes.
@@ -178,9 +140,57 @@ struct Record {
 
 /// Memory for one change of the subscriptions, allocated before any lock is taken.
 pub(crate) struct Draft {
-    list: Box<MaybeUninit<List>>,
-    rest: Vec<Subscriber>,
+    list: ListDraft,
     members: Vec<Member>,
+}
+
+/// A list to be. Nothing is allocated as long as there is room.
+struct ListDraft {
+    memory: Box<MaybeUninit<List>>,
+    first: Option<Subscriber>,
+    rest: Vec<Subscriber>,
+}
+
+impl ListDraft {
+    /// Room for so many, and one if that is none.
+    fn with_capacity(capacity: usize) -> Self {
+        ListDraft {
+            memory: Box::new_uninit(),
+            first: None,
+            rest: Vec::with_capacity(capacity.saturating_sub(1)),
+        }
+    }
+
+    fn capacity(&self) -> usize {
+        self.rest.capacity() + 1
+    }
+
+    fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.rest.len()
+    }
+
+    /// Puts `subscriber` behind those there are.
+    #[inline(never)]
+    fn push(&mut self, subscriber: &Subscriber) {
+        let subscriber = subscriber.clone();
+        if self.first.is_none() {
+            self.first = Some(subscriber);
+        } else {
+            self.rest.push(subscriber);
+        }
+    }
+
+    /// The list, if there is anybody.
+    fn finish(self) -> Option<Box<List>> {
+        let (first, rest) = (self.first?, self.rest);
+        let list = List {
+            plain: first.is_plain() && rest.iter().all(Subscriber::is_plain),
+            two_passes: first.two_passes || rest.iter().any(Subscriber::has_two_passes),
+            first,
+            rest,
+        };
+        Some(Box::write(self.memory, list))
+    }
 }
 
 /// Why [`Subscriptions::insert`] did nothing.
@@ -216,9 +226,18 @@ impl<M: Mode> Subscriptions<M> {
         self.list.srcu()
     }
 
-    /// The list as it is now, or `None` at the cost of one load if nobody is subscribed.
-    #[inline]
-    pub(crate) fn read(&self) -> Option<Reader<'_, List, M>> {
+    /// Calls `visit` with the list as it is now, inside a section; not if nobody is subscribed. One
+    /// piece of code for all that is not worth a section of its own.
+    #[inline(never)]
+    pub(crate) fn read(&self, visit: &mut dyn FnMut(&List)) {
+        if let Some(list) = self.list.read() {
+            visit(&list);
+        }
+    }
+
+    /// The list as it is now, for who needs it for longer; `None` at the cost of one load if nobody
+    /// is subscribed.
+    pub(crate) fn hold(&self) -> Option<Reader<'_, List, M>> {
         self.list.read()
     }
 
@@ -227,13 +246,6 @@ impl<M: Mode> Subscriptions<M> {
     #[inline]
     pub(crate) fn visit(&self, visit: impl Fn(&List)) {
         self.list.visit(visit);
-    }
-
-    /// As [`read`](Self::read), for who has asked already whether [anybody is
-    /// listed](Self::has_listed).
-    #[inline]
-    pub(crate) fn follow(&self) -> Option<Reader<'_, List, M>> {
-        self.list.follow()
     }
 
     /// Whether anybody is in the list, as far as one relaxed load can tell.
@@ -249,8 +261,7 @@ impl<M: Mode> Subscriptions<M> {
             (record.listed, record.members.len())
         };
         Draft {
-            list: Box::new_uninit(),
-            rest: Vec::with_capacity(listed),
+            list: ListDraft::with_capacity(listed + 1),
             members: Vec::with_capacity(members + 1),
         }
     }
@@ -281,11 +292,8 @@ impl<M: Mode> Subscriptions<M> {
         {
             return Err(Refusal::Error(RegisterError::AlreadyRegistered));
         }
-        let Some(Draft {
-            list,
-            rest,
-            members,
-        }) = draft.take_if(|draft| draft.holds(record.listed + 1, record.members.len() + 1))
+        let Some(Draft { mut list, members }) =
+            draft.take_if(|draft| draft.holds(record.listed + 1, record.members.len() + 1))
         else {
             return Err(Refusal::Outgrown);
         };
@@ -293,11 +301,9 @@ impl<M: Mode> Subscriptions<M> {
         let mut outgrown = mem::replace(&mut record.members, members);
         record.members.append(&mut outgrown);
         record.members.push(member);
-        let current = self.read();
-        let others = current.iter().flat_map(|current| current.subscribers());
-        let list = List::build(list, rest, &mut iter::once(subscriber).chain(others));
-        drop(current);
-        let old = self.list.replace(list);
+        list.push(subscriber);
+        self.read(&mut |current| current.visit(&mut |other| list.push(other)));
+        let old = self.list.replace(list.finish());
         record.listed += 1;
         record.used = true;
         drop(record);
@@ -325,7 +331,7 @@ impl<M: Mode> Subscriptions<M> {
     /// Takes `notifier`, which the caller has claimed, out of the record and of the list.
     pub(crate) fn remove(&self, notifier: &Arc<dyn Notifier>) -> Option<Retired<List, M>> {
         loop {
-            let draft = self.draft();
+            let mut draft = self.draft();
             let mut record = self.record.lock();
             if !draft.holds(record.listed, 0) {
                 continue;
@@ -335,20 +341,19 @@ impl<M: Mode> Subscriptions<M> {
                 .iter()
                 .position(|member| member.is(notifier))?;
             let member = record.members.swap_remove(leaver);
-            let current = self.read()?;
-            let stays = |other: &&Subscriber| !other.notifier.is(notifier);
-            let stay = current.subscribers().filter(stays).count();
+            self.read(&mut |current| {
+                current.visit(&mut |other| {
+                    if !other.notifier.is(notifier) {
+                        draft.list.push(other);
+                    }
+                });
+            });
+            let stay = draft.list.len();
             if stay == record.listed {
                 return None;
             }
             record.listed = stay;
-            let list = List::build(
-                draft.list,
-                draft.rest,
-                &mut current.subscribers().filter(stays),
-            );
-            drop(current);
-            let old = self.list.replace(list);
+            let old = self.list.replace(draft.list.finish());
             drop(record);
             drop(member);
             return old;
@@ -387,6 +392,6 @@ impl<M: Mode> Subscriptions<M> {
 
 impl Draft {
     fn holds(&self, listed: usize, members: usize) -> bool {
-        self.rest.capacity() + 1 >= listed && self.members.capacity() >= members
+        self.list.capacity() >= listed && self.members.capacity() >= members
     }
 }

@@ -5,8 +5,7 @@ use crate::error::WouldBlock;
 use crate::event::{Event, Invalidation};
 use crate::hooks::Misuse;
 use crate::interval::{IntervalSubscription, Intervals, Refused};
-use crate::list::List;
-use crate::notifier::Notifier;
+use crate::list::{List, Subscriber};
 use crate::passes::{Passes, Progress, Token};
 use crate::planted::{self, Fault};
 use crate::range::Range;
@@ -128,7 +127,7 @@ impl<M: Mode> AddressSpace<M> {
             intervals.enter(invalidation)?;
         }
         let members = intervals.and_then(Intervals::read);
-        let list = self.subscriptions.read();
+        let list = self.subscriptions.hold();
         let mut opening = Opening::new(self, invalidation);
         let met = match (intervals, &members) {
             (Some(intervals), Some(members)) => {
@@ -177,11 +176,15 @@ impl<M: Mode> AddressSpace<M> {
     }
 
     fn end_those_that_began(&self, list: &List, invalidation: &Invalidation, refusals: &Refusals) {
-        for (place, notifier) in list.section_listeners().enumerate() {
-            if !refusals.contains(place) || planted::is(Fault::EndAfterRefusal) {
-                self.bracket(invalidation, || notifier.end_invalidation(invalidation));
+        let mut place = 0;
+        list.visit(&mut |subscriber| {
+            if subscriber.hears_sections() {
+                if !refusals.contains(place) || planted::is(Fault::EndAfterRefusal) {
+                    self.end_for(subscriber, invalidation);
+                }
+                place += 1;
             }
-        }
+        });
     }
 
     #[inline]
@@ -199,11 +202,17 @@ impl<M: Mode> AddressSpace<M> {
 
     #[inline(never)]
     fn close_for_list(&self, invalidation: &Invalidation) {
-        if let Some(list) = self.subscriptions.read() {
-            for notifier in list.section_listeners() {
-                self.bracket(invalidation, || notifier.end_invalidation(invalidation));
-            }
-        }
+        self.subscriptions.read(&mut |list| {
+            list.visit(&mut |subscriber| {
+                if subscriber.hears_sections() {
+                    self.end_for(subscriber, invalidation);
+                }
+            });
+        });
+    }
+
+    fn end_for(&self, subscriber: &Subscriber, invalidation: &Invalidation) {
+        self.bracket(invalidation, || subscriber.end_invalidation(invalidation));
     }
 
     fn leave(&self, intervals: &Intervals<M>) {
@@ -235,7 +244,7 @@ impl<M: Mode> AddressSpace<M> {
 #[derive(Clone, Copy)]
 enum Who<'a> {
     Interval(&'a IntervalSubscription),
-    Notifier(&'a dyn Notifier),
+    Notifier(&'a Subscriber),
 }
 
 /// A start under way.
@@ -284,15 +293,18 @@ impl<'a, 'b, M: Mode> Opening<'a, 'b, M> {
 
     /// Asks everyone, also after somebody has refused.
     fn begin_list(&mut self, list: &'b List, refusals: &mut Refusals) {
-        for (place, notifier) in list.section_listeners().enumerate() {
-            let unasked = !self.invalidation.is_blockable() && place >= Refusals::LIMIT;
-            if unasked || self.begin(Who::Notifier(notifier)).is_err() {
-                refusals.insert(place);
-                if planted::is(Fault::RefusalEndsTheRound) {
-                    return;
-                }
+        let mut place = 0;
+        list.visit(&mut |subscriber| {
+            if !subscriber.hears_sections() {
+                return;
             }
-        }
+            let unasked = !self.invalidation.is_blockable() && place >= Refusals::LIMIT
+                || refusals.count != 0 && planted::is(Fault::RefusalEndsTheRound);
+            if unasked || self.begin(Who::Notifier(subscriber)).is_err() {
+                refusals.insert(place);
+            }
+            place += 1;
+        });
     }
 
     fn finish(&mut self) {

@@ -13,20 +13,20 @@ impl<M: Mode> AddressSpace<M> {
     /// them. Returns whether any said yes; the caller combines that with the CPU's own answer by OR.
     #[must_use = "an access that is not counted makes a page look unused"]
     pub fn clear_flush_young(&self, range: Range) -> bool {
-        self.any_of_all(range, |notifier| notifier.clear_flush_young(range))
+        self.any_of_all(range, &|notifier| notifier.clear_flush_young(range))
     }
 
     /// As [`clear_flush_young`](AddressSpace::clear_flush_young); notifiers may leave out the flush.
     #[must_use = "an access that is not counted makes a page look unused"]
     pub fn clear_young(&self, range: Range) -> bool {
-        self.any_of_all(range, |notifier| notifier.clear_young(range))
+        self.any_of_all(range, &|notifier| notifier.clear_young(range))
     }
 
     /// Whether any notifier says that `address` was accessed. Stops at the first that does.
     pub fn test_young(&self, address: u64) -> bool {
-        self.subscriptions
-            .read()
-            .is_some_and(|list| list.iter().any(|notifier| notifier.test_young(address)))
+        let mut young = false;
+        self.for_each(&mut |notifier| young = young || notifier.test_young(address));
+        young
     }
 
     /// Announces that the page-table entry of `address` is about to become `entry`.
@@ -35,7 +35,7 @@ impl<M: Mode> AddressSpace<M> {
     /// [`invalidate_range`](AddressSpace::invalidate_range), `change_pte`, write the new entry.
     /// Linux's `set_pte_at_notify` does the last two.
     pub fn change_pte(&self, address: u64, entry: u64) {
-        self.for_each(|notifier| notifier.change_pte(address, entry));
+        self.for_each(&mut |notifier| notifier.change_pte(address, entry));
     }
 
     /// Announces that the translations in `range` have been removed or changed and flushed from the
@@ -73,14 +73,17 @@ impl<M: Mode> AddressSpace<M> {
         }
     }
 
-    /// One round for one range. Inlined as far as one subscriber goes, which is what most rounds are.
+    /// One round for one range. Inlined where everybody hears of ranges, in one pass, as is usual.
     #[inline]
     fn dispatch_one(&self, range: Range) {
-        self.subscriptions.visit(move |list| match list.only() {
-            Some(only) => only.invalidate_range(range),
-            None => {
-                core::hint::cold_path();
-                tell_all(list, range);
+        self.subscriptions.visit(move |list| {
+            if !list.is_plain() {
+                return tell_listeners(list, range);
+            }
+            let (first, rest) = list.first_and_rest();
+            first.invalidate_range(range);
+            for subscriber in rest {
+                subscriber.invalidate_range(range);
             }
         });
     }
@@ -88,21 +91,19 @@ impl<M: Mode> AddressSpace<M> {
     /// One round for any number of ranges.
     #[inline(never)]
     fn dispatch(&self, ranges: &[Range], change: Change) {
-        if let Some(list) = self.subscriptions.follow() {
-            dispatch_in_two_passes(&list, ranges, change);
-        }
+        self.subscriptions
+            .read(&mut |list| dispatch_in_two_passes(list, ranges, change));
     }
 
     /// ORs the answers of all; a yes does not end the round.
-    fn any_of_all(&self, range: Range, ask: impl Fn(&dyn Notifier) -> bool) -> bool {
-        if range.is_empty() {
-            return false;
+    fn any_of_all(&self, range: Range, ask: &dyn Fn(&dyn Notifier) -> bool) -> bool {
+        let mut young = false;
+        if !range.is_empty() {
+            self.for_each(&mut |notifier| {
+                young = young && planted::is(Fault::YoungShortCircuits) || ask(notifier) | young;
+            });
         }
-        self.subscriptions.read().is_some_and(|list| {
-            list.iter().fold(false, |young, notifier| {
-                young && planted::is(Fault::YoungShortCircuits) || ask(notifier) | young
-            })
-        })
+        young
     }
 }
 
@@ -121,36 +122,18 @@ impl Change {
     }
 }
 
-/// One round for one range where there is not just one subscriber of the usual kind.
-#[inline(never)]
-fn tell_all(list: &List, range: Range) {
-    if !list.is_plain() {
-        return tell_listeners(list, range);
-    }
-    let (first, mut rest) = list.first_and_rest();
-    first.invalidate_range(range);
-    // Calls in a row: on some CPUs a jump back costs as much as a call.
-    while let [second, third, fourth, others @ ..] = rest {
-        second.invalidate_range(range);
-        third.invalidate_range(range);
-        fourth.invalidate_range(range);
-        rest = others;
-    }
-    for subscriber in rest {
-        subscriber.invalidate_range(range);
-    }
-}
-
-/// As [`tell_all`] where some do not hear of ranges, or work in two passes.
+/// One round for one range where some do not hear of ranges, or work in two passes.
 #[cold]
 #[inline(never)]
 fn tell_listeners(list: &List, range: Range) {
     if list.has_two_passes() {
         return dispatch_in_two_passes(list, core::slice::from_ref(&range), Change::Any);
     }
-    for subscriber in list.range_listeners() {
-        subscriber.invalidate_range(range);
-    }
+    list.visit(&mut |subscriber| {
+        if subscriber.hears_ranges() {
+            subscriber.invalidate_range(range);
+        }
+    });
 }
 
 /// Begins everywhere, then waits. Those of one pass do their work in the first, while the hardware
@@ -163,9 +146,9 @@ fn dispatch_in_two_passes(list: &List, ranges: &[Range], change: Change) {
         }
     };
     let mut passes = Passes::new();
-    for subscriber in list.range_listeners() {
-        if !change.concerns(subscriber) {
-            continue;
+    list.visit(&mut |subscriber| {
+        if !subscriber.hears_ranges() || !change.concerns(subscriber) {
+            return;
         }
         if subscriber.has_two_passes() {
             let begin = |subscriber: &Subscriber, token: &mut Token| {
@@ -177,6 +160,6 @@ fn dispatch_in_two_passes(list: &List, ranges: &[Range], change: Change) {
                 .iter()
                 .for_each(|range| subscriber.invalidate_range(*range));
         }
-    }
+    });
     passes.finish(finish);
 }
