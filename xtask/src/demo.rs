@@ -11,7 +11,6 @@ use crate::guest::{Cost, Told, Transcript};
 use crate::machines::{BAD_MACHINES, BadMachine, Iommu, Kind, Machine};
 use crate::setup::Setup;
 use crate::setup::qemu::Qemu;
-use crate::trace;
 
 /// How one IOMMU did.
 struct Summary {
@@ -86,7 +85,7 @@ fn tell(
     elf: &Path,
     out: &mut dyn Write,
 ) -> Result<Result<Held>> {
-    let reader = trace::reader(machine.iommu);
+    let reader = machine.iommu.commands();
     let name = format!("{}-{}", machine.iommu, kind.word());
     let run = boot(
         qemu,
@@ -179,7 +178,9 @@ fn judge(machine: &Machine, kind: Kind, run: &Boot, transcript: &Transcript) -> 
             "the guest did not come to step `{id}`"
         );
     }
-    let compared = trace::reader(machine.iommu)
+    let compared = machine
+        .iommu
+        .commands()
         .compare(&transcript.sent, &run.trace)
         .context("QEMU's trace contradicts the guest")?;
     ensure!(compared > 0, "no command reached the IOMMU");
@@ -209,7 +210,7 @@ fn refusal(qemu: &Qemu, machine: &Machine, bad: &BadMachine, elf: &Path) -> Resu
             options: &bad.options(),
             append: "run=scenario",
             elf,
-            events: trace::reader(machine.iommu).events,
+            events: machine.iommu.commands().events,
             limits: LIMITS,
         },
     )?;

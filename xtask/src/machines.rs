@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use shootdown_qemu_host::commands::{self, Reader};
+
 /// A device with DMA of its own, and one that reports what its access did; both send untagged requests.
 const DMA_MASTERS: [&str; 4] = [
     "-device",
@@ -19,6 +21,17 @@ pub enum Iommu {
     Smmuv3,
     /// RISC-V IOMMU on QEMU's virt.
     Riscv,
+}
+
+impl Iommu {
+    /// How its commands are traced and read.
+    pub fn commands(self) -> Reader {
+        match self {
+            Self::Vtd => commands::VTD,
+            Self::Smmuv3 => commands::SMMUV3,
+            Self::Riscv => commands::RISCV,
+        }
+    }
 }
 
 impl fmt::Display for Iommu {

@@ -15,7 +15,6 @@ mod process;
 mod progress;
 mod setup;
 mod test;
-mod trace;
 mod workspace;
 
 use std::process::ExitCode;

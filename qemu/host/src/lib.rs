@@ -7,11 +7,12 @@
 //! - [`Program`] is a QEMU on this machine; [`Machine`] a running one.
 //! - [`Platform`] is the machine as a driver sees it; [`Ram`] its memory.
 //! - [`pcie`] finds and places PCI functions; [`devices`] drives the ones that access memory.
-//! - [`Trace`] is what QEMU itself says that it did.
+//! - [`Trace`] is what QEMU itself says that it did; [`commands`] compares it with what a driver says.
 
 // A test-side crate has std; only the library crates must not need it.
 #![allow(clippy::std_instead_of_alloc, clippy::std_instead_of_core)]
 
+pub mod commands;
 pub mod devices;
 mod error;
 mod folder;

@@ -188,6 +188,8 @@ fn qemu(log: &mut Log) -> Result<()> {
         "test",
         "--package",
         "shootdown-qemu-host",
+        "--package",
+        "shootdown-conformance",
         "--",
         "--ignored",
     ]));

@@ -3,7 +3,8 @@
 //! Both do real DMA through QEMU's IOMMU, but neither moves bytes that this process could choose or
 //! see. So QEMU's trace tells where the access went, and the bytes are put or taken there.
 
-use super::translations::Reader;
+use super::Bridge;
+use super::trace::Trace;
 use crate::outcome::{Outcome, failed};
 use iommu_core::ids::DeviceId;
 use iommu_model::Refusal;
@@ -30,13 +31,14 @@ pub enum Access {
 }
 
 /// The masters on a bus, by bus number.
-pub fn all(machine: &Arc<Machine>, bus: &Bus) -> Outcome<Vec<Master>> {
+pub fn all(machine: &Arc<Machine>, bus: &Bus, bridge: Bridge) -> Outcome<Vec<Master>> {
     let pairs = bus
         .all(TestDevice::IDENTITY)
         .into_iter()
         .zip(bus.all(Edu::IDENTITY));
     pairs
-        .map(|(writer, reader)| {
+        .enumerate()
+        .map(|(seat, (writer, reader))| {
             if writer.address.bus() != reader.address.bus() {
                 return failed(machine.trouble("a seat lacks a device".to_owned()));
             }
@@ -44,9 +46,7 @@ pub fn all(machine: &Arc<Machine>, bus: &Bus) -> Outcome<Vec<Master>> {
                 machine: machine.clone(),
                 writer: TestDevice::new(machine, &writer)?,
                 reader: Edu::new(machine, &reader)?,
-                // A PCIe-to-PCI bridge sends what comes from behind it under device 0, function 0 of
-                // its secondary bus (PCI Express to PCI Bridge 1.0, 2.3).
-                device: DeviceId(u32::from(writer.address.bus()) << 8),
+                device: bridge.device(seat, writer.address.bus()),
             })
         })
         .collect()
@@ -61,25 +61,25 @@ impl Master {
     /// Accesses bytes within one page; what is read is appended to `read`.
     pub fn access(
         &self,
-        translations: Reader,
+        trace: &Trace,
         address: u64,
         piece: &Direction,
         read: &mut Vec<u8>,
     ) -> Outcome<Access> {
         // What was traced before is of other accesses.
-        self.machine.take_trace()?;
+        trace.take()?;
         match piece {
-            Direction::Write(bytes) => self.write(translations, address, bytes),
-            Direction::Read(length) => self.read(translations, address, *length, read),
+            Direction::Write(bytes) => self.write(trace, address, bytes),
+            Direction::Read(length) => self.read(trace, address, *length, read),
         }
     }
 
-    fn write(&self, translations: Reader, address: u64, bytes: &[u8]) -> Outcome<Access> {
+    fn write(&self, trace: &Trace, address: u64, bytes: &[u8]) -> Outcome<Access> {
         // Where it looks afterwards does not matter, but it must be memory.
         let anywhere = self.machine.ram().base();
         let written = self.writer.write(address, bytes.len() as u32, anywhere)?;
-        let lines = self.machine.take_trace()?;
-        let physical = translations.find(&lines, self.device.0, address);
+        let lines = trace.take()?;
+        let physical = trace.translations.find(&lines, self.device.0, address);
         match (written, physical) {
             (Written::Refused, _) => Ok(Access::Refused(Refusal::NotPresent)),
             (Written::There | Written::Elsewhere, Some(physical)) => {
@@ -112,14 +112,14 @@ impl Master {
 
     fn read(
         &self,
-        translations: Reader,
+        trace: &Trace,
         address: u64,
         length: u64,
         read: &mut Vec<u8>,
     ) -> Outcome<Access> {
         self.reader.read_from(address, 0, length)?;
-        let lines = self.machine.take_trace()?;
-        let Some(physical) = translations.find(&lines, self.device.0, address) else {
+        let lines = trace.take()?;
+        let Some(physical) = trace.translations.find(&lines, self.device.0, address) else {
             return Ok(Access::Refused(Refusal::NotPresent));
         };
         let mut bytes = vec![0; length as usize];

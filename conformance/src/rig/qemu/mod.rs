@@ -5,16 +5,19 @@
 
 mod masters;
 mod rig;
+mod trace;
 mod translations;
 
 use super::{AARCH64, Freedom, Layout, Maker, Rig, Seat};
 use crate::outcome::{Outcome, Stop, failed, skip};
 use crate::rig::{Shortcoming, Troubles};
+use iommu_core::ids::DeviceId;
 use iommu_core::iommu::Iommu;
 use iommu_core::page_table::Format;
 use iommu_core::testing::Recorder;
 use iommu_model::Coherency;
 use rig::QemuRig;
+use shootdown_qemu_host::commands;
 use shootdown_qemu_host::pcie::Bus;
 use shootdown_qemu_host::{Architecture, Machine, Options, Parts, Program, ProgramError};
 use std::sync::{Arc, OnceLock};
@@ -32,6 +35,17 @@ pub const RIGS: &[&dyn Maker] = &[
         name: "qemu-riscv-pci",
         devices: &["riscv-iommu-pci,addr=1.0"],
         iommus: &[Place::Pci(0x1b36, 0x0014)],
+        // Two levels of device directory.
+        probe: |parts| riscv(parts, 15),
+        ..RISCV
+    },
+    &QemuMaker {
+        name: "qemu-riscv-flat",
+        machine: "virt,iommu-sys=on",
+        iommus: &[Place::At(0x0301_0000)],
+        bridge: Bridge::Conventional,
+        // One level.
+        probe: |parts| riscv(parts, 6),
         ..RISCV
     },
     &QemuMaker {
@@ -54,6 +68,7 @@ pub const RIGS: &[&dyn Maker] = &[
         name: "qemu-smmuv3-nested",
         machine: "virt,gic-version=3,iommu=smmuv3",
         iommus: &[Place::At(0x0905_0000)],
+        commands: commands::SMMUV3_NESTED,
         ..ARM
     },
     &QemuMaker {
@@ -82,6 +97,8 @@ const X86: QemuMaker = QemuMaker {
     format: Format::X86_64 { levels: 4 },
     shortcomings: &[Shortcoming::NoPasids, Shortcoming::FaultsCollapse],
     translations: translations::VTD,
+    commands: commands::VTD,
+    bridge: Bridge::Express,
     probe: |parts| Ok(Arc::new(iommu_vtd::Unit::probe(parts)?)),
 };
 
@@ -106,6 +123,8 @@ const ARM: QemuMaker = QemuMaker {
     },
     shortcomings: &[Shortcoming::NoPasids, Shortcoming::PrivilegeIgnored],
     translations: translations::SMMUV3,
+    commands: commands::SMMUV3,
+    bridge: Bridge::Express,
     probe: |parts| Ok(Arc::new(iommu_smmuv3::Unit::probe(parts)?)),
 };
 
@@ -118,8 +137,20 @@ const RISCV: QemuMaker = QemuMaker {
     format: Format::Riscv64 { levels: 4 },
     shortcomings: &[Shortcoming::NoPasids],
     translations: translations::RISCV,
-    probe: |parts| Ok(Arc::new(iommu_riscv::Unit::probe(parts)?)),
+    commands: commands::RISCV,
+    bridge: Bridge::Express,
+    // Three levels of device directory, which has entries of 64 bytes here.
+    probe: |parts| riscv(parts, 16),
 };
+
+/// Brings a RISC-V IOMMU up with a device directory for ids of so many bits.
+fn riscv(parts: Parts<Arc<Recorder>>, device_id_bits: u8) -> Outcome<Arc<dyn Iommu>> {
+    let config = iommu_riscv::Config {
+        device_id_bits,
+        ..iommu_riscv::Config::default()
+    };
+    Ok(Arc::new(iommu_riscv::Unit::probe_with(parts, config)?))
+}
 
 /// How a rig with QEMU is built.
 struct QemuMaker {
@@ -134,11 +165,41 @@ struct QemuMaker {
     format: Format,
     shortcomings: &'static [Shortcoming],
     translations: Reader,
+    commands: commands::Reader,
+    bridge: Bridge,
     probe: Probe,
 }
 
 /// Brings an IOMMU up by its driver.
 type Probe = fn(Parts<Arc<Recorder>>) -> Outcome<Arc<dyn Iommu>>;
+
+/// What a seat's devices are behind, and so which id they have.
+#[derive(Clone, Copy)]
+enum Bridge {
+    /// A PCIe-to-PCI bridge: the id is device 0, function 0 of its secondary bus (PCI Express to PCI
+    /// Bridge 1.0, 2.3).
+    Express,
+    /// A PCI-to-PCI bridge on the root bus: QEMU takes the bridge's own id, which is below 64.
+    Conventional,
+}
+
+impl Bridge {
+    /// The slot of a seat's bridge: one that no machine has something of its own in.
+    const fn slot(self, seat: usize) -> usize {
+        match self {
+            Self::Express => 8 + seat,
+            Self::Conventional => 2 + seat,
+        }
+    }
+
+    /// The id of a seat's devices, which are on bus `secondary`.
+    fn device(self, seat: usize, secondary: u8) -> DeviceId {
+        DeviceId(match self {
+            Self::Express => u32::from(secondary) << 8,
+            Self::Conventional => (self.slot(seat) as u32) << 3,
+        })
+    }
+}
 
 /// Where an IOMMU's registers are.
 #[derive(Clone, Copy)]
@@ -169,23 +230,22 @@ impl QemuMaker {
         }
         for (seat, &iommu) in seats.iter().enumerate() {
             let (root, _) = ROOTS[iommu];
-            // Slots that no machine has something of its own in.
-            let slot = 8 + seat;
+            let slot = self.bridge.slot(seat);
+            let bridge = match self.bridge {
+                Bridge::Express => "pcie-pci-bridge".to_owned(),
+                Bridge::Conventional => format!("pci-bridge,shpc=off,chassis_nr={}", seat + 1),
+            };
             options = options
                 .device(&format!(
-                    "pcie-pci-bridge,id=seat{seat},bus={root},addr={slot:x}.0"
+                    "{bridge},id=seat{seat},bus={root},addr={slot:x}.0"
                 ))
                 .device(&format!("iommu-testdev,bus=seat{seat},addr=1.0"))
                 .device(&format!(
                     "edu,dma_mask=0xffffffffffffffff,bus=seat{seat},addr=2.0"
                 ));
         }
-        options.trace.extend(
-            self.translations
-                .events
-                .iter()
-                .map(|&event| event.to_owned()),
-        );
+        let events = self.translations.events.iter().chain(self.commands.events);
+        options.trace = events.map(|&event| event.to_owned()).collect();
         options
     }
 
@@ -237,7 +297,7 @@ impl Maker for QemuMaker {
             .map(|root| root.1)
             .collect();
         let bus = Bus::set_up(&machine, &roots)?;
-        let masters = masters::all(&machine, &bus)?;
+        let masters = masters::all(&machine, &bus, self.bridge)?;
         if masters.len() != seats.len() {
             return failed(machine.trouble("a seat has no device".to_owned()));
         }

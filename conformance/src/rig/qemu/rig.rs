@@ -1,7 +1,7 @@
 //! A rig with QEMU: its drivers, its devices, and what the devices are asked to do.
 
 use super::masters::{Access, Master};
-use super::translations::Reader;
+use super::trace::Trace;
 use super::{QemuMaker, Seat};
 use crate::outcome::{Outcome, Stop, skip};
 use crate::rig::{Model, Ram, Rig, Shortcoming, Troubles};
@@ -35,7 +35,7 @@ pub struct QemuRig {
 struct Devices {
     machine: Arc<Machine>,
     masters: Vec<Master>,
-    translations: Reader,
+    trace: Trace,
     work: Mutex<VecDeque<(usize, Arc<Job>)>>,
     /// Held while a device works, so that its lines are found in the trace, and no driver's access
     /// lies between what it did and when it is said to have done it.
@@ -58,10 +58,11 @@ impl QemuRig {
         let Some(pool) = machine.ram().take(POOL, 2 << 20) else {
             return crate::outcome::failed("QEMU's machine has no memory for the pool");
         };
+        let recorder = Arc::new(Recorder::default());
         let devices = Arc::new(Devices {
             machine: machine.clone(),
             masters,
-            translations: maker.translations,
+            trace: Trace::new(&machine, maker.translations, maker.commands, &recorder),
             work: Mutex::default(),
             working: Arc::default(),
             history: History::default(),
@@ -79,7 +80,7 @@ impl QemuRig {
         };
         for &base in registers {
             let devices = devices.clone();
-            let mut parts = Platform::parts(&machine, base, Arc::new(Recorder::default()));
+            let mut parts = Platform::parts(&machine, base, recorder.clone());
             // Devices work between any two accesses of a driver's.
             let turn = devices.working.clone();
             let work = move || {
@@ -126,8 +127,7 @@ impl Devices {
                 }
             };
             let issued = self.now();
-            let access =
-                self.masters[seat].access(self.translations, address, &piece, &mut read)?;
+            let access = self.masters[seat].access(&self.trace, address, &piece, &mut read)?;
             let (physical, refusal) = match access {
                 Access::Done(physical) => (Some(physical), None),
                 Access::Refused(refusal) => (None, Some(refusal)),
@@ -214,6 +214,12 @@ impl Drop for QemuRig {
     fn drop(&mut self) {
         if let Some(error) = self.devices.machine.failed() {
             self.devices.troubles.add(error.to_string());
+        }
+        // QEMU does not say which of two IOMMUs received a command.
+        if self.iommus.len() == 1
+            && let Err(difference) = self.devices.trace.compare()
+        {
+            self.devices.troubles.add(difference);
         }
     }
 }

@@ -86,6 +86,12 @@ pub const RISCV: Reader = Reader {
 };
 
 impl Reader {
+    /// Whether a line is of one of its events.
+    pub fn traces(&self, line: &str) -> bool {
+        let name = line.split(' ').next();
+        self.events.iter().any(|&event| name == Some(event))
+    }
+
     /// Where the access of `device` to the page of `address` went, by the last line that tells of it.
     pub fn find(&self, lines: &[String], device: u32, address: u64) -> Option<u64> {
         lines

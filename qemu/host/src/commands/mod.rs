@@ -1,6 +1,7 @@
-//! QEMU's own word: the invalidation commands it traced as received, against those the guest says it sent.
+//! QEMU's own word: the invalidation commands it traced as received, against those a driver
+//! says it sent.
 //!
-//! Each reader turns both accounts into one line a command. The guest's raw words are decoded here by our own reading of the
+//! Each reader turns both accounts into one line a command. The driver's raw words are decoded here by our own reading of the
 //! specifications, never through the driver crates, so a driver that encodes wrongly and reports what it meant is found out.
 
 mod riscv;
@@ -11,12 +12,11 @@ use std::fmt;
 
 use anyhow::{Context, Result, bail};
 
-use crate::machines::Iommu;
-
 /// Commands shown before and after the first difference.
 const AROUND: usize = 3;
 
 /// How the commands of one kind of IOMMU are traced and read.
+#[derive(Clone, Copy)]
 pub struct Reader {
     /// Trace events to turn on.
     pub events: &'static [&'static str],
@@ -26,17 +26,17 @@ pub struct Reader {
     expected: fn(&[u64]) -> Result<String>,
 }
 
-/// The reader for `iommu`.
-pub fn reader(iommu: Iommu) -> Reader {
-    match iommu {
-        Iommu::Vtd => vtd::READER,
-        Iommu::Smmuv3 => smmuv3::READER,
-        Iommu::Riscv => riscv::READER,
-    }
-}
+/// The reader for Intel VT-d.
+pub const VTD: Reader = vtd::READER;
+/// The reader for Arm SMMUv3.
+pub const SMMUV3: Reader = smmuv3::READER;
+/// The reader for an Arm SMMUv3 with both stages.
+pub const SMMUV3_NESTED: Reader = smmuv3::NESTED;
+/// The reader for the RISC-V IOMMU.
+pub const RISCV: Reader = riscv::READER;
 
 impl Reader {
-    /// Compares what the guest `sent` with QEMU's `trace`, in order, and returns how many commands there were.
+    /// Compares what the driver `sent` with QEMU's `trace`, in order, and returns how many commands there were.
     ///
     /// # Errors
     /// When they differ (the message shows both around the first difference) or either cannot be read.
@@ -46,7 +46,7 @@ impl Reader {
             .enumerate()
             .map(|(index, words)| {
                 (self.expected)(words)
-                    .with_context(|| format!("the guest's @sent line {}: {words:x?}", index + 1))
+                    .with_context(|| format!("command {} of the driver: {words:x?}", index + 1))
             })
             .collect::<Result<Vec<_>>>()?;
         let received = (self.received)(trace).context("QEMU's trace cannot be read")?;
@@ -76,7 +76,7 @@ impl fmt::Display for Difference {
             .count();
         write!(
             f,
-            "the guest says it sent {} commands, QEMU received {}; the first difference is at command {}",
+            "the driver says it sent {} commands, QEMU received {}; the first difference is at command {}",
             sent.len(),
             received.len(),
             same + 1
@@ -129,49 +129,49 @@ mod tests {
         recording.lines().map(command).collect()
     }
 
-    fn recordings() -> [(Iommu, Vec<Vec<u64>>, &'static str); 3] {
+    fn recordings() -> [(Reader, Vec<Vec<u64>>, &'static str); 3] {
         [
             (
-                Iommu::Vtd,
-                sent(include_str!("trace/recorded/vtd.sent")),
-                include_str!("trace/recorded/vtd.trace"),
+                VTD,
+                sent(include_str!("recorded/vtd.sent")),
+                include_str!("recorded/vtd.trace"),
             ),
             (
-                Iommu::Smmuv3,
-                sent(include_str!("trace/recorded/smmuv3.sent")),
-                include_str!("trace/recorded/smmuv3.trace"),
+                SMMUV3,
+                sent(include_str!("recorded/smmuv3.sent")),
+                include_str!("recorded/smmuv3.trace"),
             ),
             (
-                Iommu::Riscv,
-                sent(include_str!("trace/recorded/riscv.sent")),
-                include_str!("trace/recorded/riscv.trace"),
+                RISCV,
+                sent(include_str!("recorded/riscv.sent")),
+                include_str!("recorded/riscv.trace"),
             ),
         ]
     }
 
     #[test]
     fn recorded_runs_agree() {
-        for (iommu, sent, trace) in recordings() {
-            let compared = reader(iommu).compare(&sent, trace);
+        for (reader, sent, trace) in recordings() {
+            let compared = reader.compare(&sent, trace);
             assert_eq!(compared.expect("both accounts agree"), sent.len());
             assert!(sent.len() >= 11);
         }
     }
 
     /// The text of a comparison that must fail.
-    fn difference(iommu: Iommu, sent: &[Vec<u64>], trace: &str) -> String {
-        let error = reader(iommu).compare(sent, trace);
+    fn difference(reader: Reader, sent: &[Vec<u64>], trace: &str) -> String {
+        let error = reader.compare(sent, trace);
         format!("{:#}", error.expect_err("the accounts differ"))
     }
 
     #[test]
     fn a_command_that_qemu_did_not_receive_is_reported() {
-        for (iommu, sent, trace) in recordings() {
+        for (reader, sent, trace) in recordings() {
             for index in 0..sent.len() {
                 let mut more = sent.clone();
                 more.insert(index, sent[sent.len() - 1].clone());
                 // Among equal neighbours it cannot be said which one is missing, only that one is.
-                let message = difference(iommu, &more, trace);
+                let message = difference(reader, &more, trace);
                 assert!(
                     message.contains(&format!(
                         "sent {} commands, QEMU received {}",
@@ -186,13 +186,13 @@ mod tests {
 
     #[test]
     fn a_command_that_the_guest_did_not_report_is_reported() {
-        for (iommu, sent, trace) in recordings() {
+        for (reader, sent, trace) in recordings() {
             for index in 0..sent.len() {
                 let mut less = sent.clone();
                 less.remove(index);
-                difference(iommu, &less, trace);
+                difference(reader, &less, trace);
             }
-            let message = difference(iommu, &sent[1..], trace);
+            let message = difference(reader, &sent[1..], trace);
             assert!(message.contains("at command 1\n>    1 sent"), "{message}");
             assert!(
                 message.contains("(nothing)") == (sent.len() < 4),
@@ -203,25 +203,25 @@ mod tests {
 
     #[test]
     fn two_commands_in_the_wrong_order_are_reported() {
-        for (iommu, sent, trace) in recordings() {
+        for (reader, sent, trace) in recordings() {
             let mut swapped = sent.clone();
             swapped.swap(0, sent.len() - 1);
-            let message = difference(iommu, &swapped, trace);
+            let message = difference(reader, &swapped, trace);
             assert!(message.contains("at command 1\n"), "{message}");
         }
     }
 
     #[test]
     fn an_empty_trace_is_not_agreement() {
-        for (iommu, sent, _) in recordings() {
-            assert!(difference(iommu, &sent, "").contains("QEMU received 0"));
+        for (reader, sent, _) in recordings() {
+            assert!(difference(reader, &sent, "").contains("QEMU received 0"));
         }
     }
 
     #[test]
     fn every_altered_bit_that_qemu_prints_is_reported() {
-        for (iommu, sent, trace) in recordings() {
-            if iommu == Iommu::Smmuv3 {
+        for (reader, sent, trace) in recordings() {
+            if reader.events == SMMUV3.events {
                 continue; // QEMU prints fields, not words; smmuv3.rs has its own test.
             }
             for (command, word, bit) in (0..sent.len())
@@ -230,7 +230,7 @@ mod tests {
             {
                 let mut altered = sent.clone();
                 altered[command][word] ^= 1 << bit;
-                difference(iommu, &altered, trace);
+                difference(reader, &altered, trace);
             }
         }
     }

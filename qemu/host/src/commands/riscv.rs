@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use super::{Reader, bits, hexadecimal, lines_of};
 
-/// See [`super::reader`].
+/// Its commands.
 pub const READER: Reader = Reader {
     events: &["riscv_iommu_cmd"],
     received,

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{Reader, bits, hexadecimal, lines_of};
 
-/// See [`super::reader`].
+/// Its commands.
 pub const READER: Reader = Reader {
     events: &["vtd_inv_desc"],
     received,

@@ -9,8 +9,8 @@
 //!   that is no aligned power of two; `vmid` and `asid` are -1 where they do not apply;
 //! - `smmuv3_cmdq_consume_error Error on <name> command execution: <code>` for a command it refuses.
 //!
-//! Not printed, so not compared: the VMID (the machine has first stages only), the SubstreamID of CFGI_CD, the fields of SYNC, ATC_INV
-//! and PRI_RESP.
+//! Not printed, so not compared: the SubstreamID of CFGI_CD, the fields of SYNC, ATC_INV and PRI_RESP, and, where the SMMU has first
+//! stages only, the VMID.
 
 use std::fmt::Write;
 
@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{Reader, bits, event, hexadecimal};
 
-/// See [`super::reader`].
+/// Its commands.
 pub const READER: Reader = Reader {
     events: &[
         "smmuv3_cmdq_opcode",
@@ -29,6 +29,12 @@ pub const READER: Reader = Reader {
     ],
     received,
     expected,
+};
+
+/// Its commands where it has both stages.
+pub const NESTED: Reader = Reader {
+    expected: |words| sent(words, true),
+    ..READER
 };
 
 /// Opcodes and their names, as QEMU prints them after `SMMU_CMD_`.
@@ -208,6 +214,10 @@ fn parse_range(text: &str) -> Option<Range> {
 }
 
 fn expected(words: &[u64]) -> Result<String> {
+    sent(words, false)
+}
+
+fn sent(words: &[u64], both_stages: bool) -> Result<String> {
     let &[first, second] = words else {
         bail!("a command has two 64-bit words");
     };
@@ -216,6 +226,7 @@ fn expected(words: &[u64]) -> Result<String> {
     let (_, name) = name.with_context(|| format!("no command has opcode {opcode:#04x}"))?;
     let stream = bits(first, 63, 32);
     let asid = bits(first, 63, 48);
+    let vmid = both_stages.then(|| bits(first, 47, 32));
     let fields = match opcode {
         0x03 | 0x05 | 0x06 => stream_field(stream),
         0x04 => {
@@ -224,14 +235,14 @@ fn expected(words: &[u64]) -> Result<String> {
             streams_field(start, start + low_bits)
         }
         0x11 => asid_field(asid),
-        0x12 => range_of(first, second, Some(asid))?.describe(),
-        0x13 => range_of(first, second, None)?.describe(),
+        0x12 => range_of(first, second, vmid, Some(asid))?.describe(),
+        0x13 => range_of(first, second, vmid, None)?.describe(),
         _ => String::new(),
     };
     Ok(describe(name, &fields))
 }
 
-fn range_of(first: u64, second: u64, asid: Option<u64>) -> Result<Range> {
+fn range_of(first: u64, second: u64, vmid: Option<u64>, asid: Option<u64>) -> Result<Range> {
     let granule = bits(second, 11, 10);
     let (number, scale) = (bits(first, 16, 12), bits(first, 24, 20));
     ensure!(
@@ -239,7 +250,7 @@ fn range_of(first: u64, second: u64, asid: Option<u64>) -> Result<Range> {
         "NUM and SCALE are reserved without TG"
     );
     Ok(Range {
-        vmid: None,
+        vmid,
         asid,
         address: second & !0xfff,
         granule,
@@ -285,6 +296,15 @@ smmuv3_range_inval vmid=-1 asid=5 addr=0x7f000000a000 tg=1 num_pages=0x1 ttl=3 l
         let text = "TLBI_NH_VA      asid=5 address=0x7f0000003000 granule=1 pages=8 level=3 leaf=1";
         assert_eq!(lines, [text]);
         assert_eq!(expected(&RANGE_WORDS).expect("known command"), text);
+    }
+
+    #[test]
+    fn with_both_stages_the_vmid_is_compared() {
+        let trace = "smmuv3_cmdq_opcode <--- SMMU_CMD_TLBI_NH_VA\n\
+                     smmuv3_range_inval vmid=7 asid=1 addr=0x1000 tg=0 num_pages=0x1 ttl=0 leaf=0 stage=1\n";
+        let command = |vmid: u64| [vec![1 << 48 | vmid << 32 | 0x12, 0x1000]];
+        assert_eq!(NESTED.compare(&command(7), trace).ok(), Some(1));
+        assert!(NESTED.compare(&command(8), trace).is_err());
     }
 
     #[test]
