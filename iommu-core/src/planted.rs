@@ -117,6 +117,18 @@ core_notifier::planted_faults! {
     HandlerKeptAtExit => real "lib" "a_dead_address_space_answers";
     /// Page requests: the handler is set before the hardware is programmed.
     HandlerPublishedEarly => real "lib" "a_binding_whose_requests_cannot_be_routed";
+    /// A binding looks whether the address space has ended before it takes the lock that exit takes.
+    ReleaseCheckedBeforehand => loom "lib" "sva::loom::bind_against_exit";
+    /// A PASID is given back before the devices that use it are unbound.
+    PasidReusedEarly => loom "lib" "sva::loom::a_pasid_that_comes_back";
+    /// A binding that fails leaves its targets in the set.
+    RollbackKeepsTargets => real "lib" "a_device_that_another_address_space_has";
+    /// A binding that fails gives back a tag that another binding of the address space has.
+    RollbackFreesTag => real "lib" "a_binding_that_fails_leaves_the_others";
+    /// A binding that fails takes away the handler that was there before it.
+    RollbackUnroutes => real "lib" "a_binding_whose_requests_cannot_be_routed";
+    /// A binding that fails leaves the device attached.
+    RollbackLeavesAttached => real "lib" "a_binding_whose_requests_cannot_be_routed";
     /// The ring leaves the doorbell of a list that nobody waits for to a waiter.
     PostedNotRung => real "lib" "a_list_that_nobody_waits_for";
 }

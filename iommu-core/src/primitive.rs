@@ -1,4 +1,4 @@
-//! Atomics and the lock of the ring, which loom replaces to model-check it.
+//! Atomics, and the lock of what loom model-checks: the ring, bindings, page requests.
 
 #[cfg(not(loom))]
 pub(crate) use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};

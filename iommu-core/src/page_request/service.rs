@@ -10,10 +10,10 @@ use crate::error::{AttachError, QueueError};
 use crate::ids::{DeviceId, Pasid};
 use crate::iommu::{Iommu, PageFaults};
 use crate::planted::{self, Fault};
+use crate::primitive::Mutex;
 use alloc::sync::Arc;
 use core::error::Error;
 use core::fmt;
-use spin::Mutex;
 
 /// How often [`PageRequests::serve`] looks at the queue before it returns to its caller.
 const ROUNDS: usize = 64;
@@ -86,7 +86,7 @@ impl PageRequests {
     pub fn new(iommu: Arc<dyn Iommu>) -> Arc<Self> {
         Arc::new(Self {
             iommu,
-            devices: Mutex::default(),
+            devices: Mutex::new(Devices::default()),
         })
     }
 

@@ -11,11 +11,12 @@ use crate::operation::{Invalidation, Levels, Target};
 use crate::page_request::{PageRequestHandler, PageRequests, RouteError};
 use crate::page_table::PageTable;
 use crate::planted::{self, Fault};
+use crate::primitive::Mutex;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::ops::DerefMut;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core_notifier::{Notifier, NotifierKind, Srcu};
-use spin::Mutex;
 
 /// An invalidation that the hardware did not confirm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +101,12 @@ impl Binding {
         }
         self.iommu.attach(device, pasid, tag, table)?;
         if let Err(error) = self.publish() {
-            self.iommu.detach(device, pasid)?;
+            if let (Some(resolver), true) = (&self.resolver, planted::is(Fault::RollbackUnroutes)) {
+                resolver.page_requests.unroute(device, pasid);
+            }
+            if !planted::is(Fault::RollbackLeavesAttached) {
+                self.iommu.detach(device, pasid)?;
+            }
             return Err(error.into());
         }
         Ok(())
@@ -158,7 +164,7 @@ impl Domain {
             pasid,
             set: InvalidationSet::new(srcu),
             failures,
-            state: Mutex::default(),
+            state: Mutex::new(State::default()),
             failed: AtomicU64::new(0),
             settled: AtomicU64::new(0),
         }
@@ -204,9 +210,8 @@ impl Domain {
         pasid: Pasid,
         resolver: Option<Resolver>,
     ) -> (Result<Option<Target>, BindError>, [Option<Replaced>; 2]) {
-        let mut state = self.state.lock();
-        let attachment = match self.prepare(&state, iommu, device, pasid) {
-            Ok(attachment) => attachment,
+        let (mut state, attachment) = match self.prepared(iommu, device, pasid) {
+            Ok(prepared) => prepared,
             Err(error) => return (Err(error), [None, None]),
         };
         let add = || Some(self.set.add(iommu, attachment));
@@ -230,13 +235,31 @@ impl Domain {
                 (Ok(stale), [added, None])
             }
             Err(error) => {
-                let removed = self.set.remove(iommu, attachment);
-                if state.tag(iommu) != Some(attachment.tag) {
+                let kept = planted::is(Fault::RollbackKeepsTargets);
+                let removed = (!kept).then(|| self.set.remove(iommu, attachment));
+                if state.tag(iommu) != Some(attachment.tag) || planted::is(Fault::RollbackFreesTag)
+                {
                     iommu.free_tag(attachment.tag);
                 }
-                (Err(error), [added, Some(removed)])
+                (Err(error), [added, removed])
             }
         }
+    }
+
+    /// The lock, which is held until the device is bound, and what it will be bound as.
+    fn prepared(
+        &self,
+        iommu: &Arc<dyn Iommu>,
+        device: DeviceId,
+        pasid: Pasid,
+    ) -> Result<(impl DerefMut<Target = State>, Attachment), BindError> {
+        let mut state = self.state.lock();
+        let attachment = self.prepare(&state, iommu, device, pasid)?;
+        if planted::is(Fault::ReleaseCheckedBeforehand) {
+            drop(state);
+            state = self.state.lock();
+        }
+        Ok((state, attachment))
     }
 
     /// Every check that needs no change, and then a tag.

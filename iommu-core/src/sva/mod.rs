@@ -9,6 +9,8 @@
 
 mod domain;
 mod error;
+#[cfg(all(test, loom))]
+mod loom;
 mod reset;
 #[cfg(all(test, not(loom)))]
 mod tests;
@@ -206,7 +208,11 @@ impl SvaSpace {
 
 impl Drop for SvaSpace {
     fn drop(&mut self) {
-        let clean = self.domain.unbind_all();
+        let early = planted::is(Fault::PasidReusedEarly);
+        if early {
+            self.sva.pasids.free(self.domain.pasid());
+        }
+        let clean = self.domain.unbind_all() && !early;
         // The subscription exists since `join`, and only this ends it.
         let _ = self.notifiers.unregister(&self.notifier);
         // A PASID that hardware may still know is never given to another address space.

@@ -181,10 +181,35 @@ fn a_binding_whose_requests_cannot_be_routed_is_undone() {
     assert_eq!(bench.iommu.tags.allocate(), Ok(Tag(7)), "the tag is free");
     bench.notifiers.invalidate_range(range());
     assert_eq!(bench.system.take(), []);
+    bench.request(3);
+    bench.service.serve().unwrap();
+    let answer = bench.respond(3, Response::Success);
+    assert_eq!(
+        bench.system.take(),
+        [answer],
+        "whoever had the PASID has it"
+    );
 
     bench.service.remove_device(GPU);
     let unknown = RouteError::UnknownDevice(GPU);
     assert_eq!(bench.bind(success()), Err(BindError::Route(unknown)));
+}
+
+#[test]
+fn a_binding_that_fails_leaves_the_others_of_its_address_space() {
+    let bench = Bench::new();
+    let iommu = dynamic(&bench.iommu);
+    bench.space.bind(&iommu, NIC, Requests::Tagged).unwrap();
+    bench.service.remove_device(GPU);
+    bench.system.take();
+    let unknown = RouteError::UnknownDevice(GPU);
+    assert_eq!(bench.bind(success()), Err(BindError::Route(unknown)));
+    bench.system.take();
+    bench.notifiers.invalidate_range(range());
+    let submit = Submit([iotlb(7, 0)].into(), range(), Levels::All);
+    assert_eq!(bench.system.take(), [(0, submit), (0, Wait)]);
+    assert_eq!(bench.iommu.tags.allocate(), Ok(Tag(8)), "7 is in use");
+    assert_eq!(*bench.iommu.attached.lock(), [(NIC, bench.space.pasid())]);
 }
 
 #[test]
