@@ -130,6 +130,13 @@ pub(crate) fn whole_device_tlb(device: DeviceId, pasid: Pasid, emit: &mut Emit<'
     }
 }
 
+/// A device that answers an invalidation has sent its page requests before that.
+pub(crate) fn page_requests_drained(device: DeviceId, pasid: Pasid, emit: &mut Emit<'_>) {
+    if !planted::is(Fault::RiscvDrainWithoutDevice) {
+        whole_device_tlb(device, pasid, emit);
+    }
+}
+
 /// How a range leaves an IOTLB.
 enum Form {
     /// With everything under every tag.

@@ -1,5 +1,6 @@
 //! The page-request queue (section "Page-Request-Queue"), and page request group responses.
 
+use crate::planted::{self, Fault};
 use crate::queue::{accept_base, clear_event_queue_errors, enable_event_queue};
 use crate::spec::commands::{self, Command, ResponseCode};
 use crate::spec::events::{PAGE_REQUEST_WORDS, PageRequestRecord};
@@ -61,7 +62,7 @@ impl<P: Platform> PageRequestQueue<P> {
             take(Taken::Request(decode(self.record(*head))));
             *head = (*head + 1) & mask;
         }
-        if found > 0 {
+        if found > 0 && !planted::is(Fault::RiscvPageRequestsKept) {
             mmio.write32(registers::PQH, *head);
         }
         let errors = EventQueueStatus::QMF.union(EventQueueStatus::QOF);
@@ -71,8 +72,11 @@ impl<P: Platform> PageRequestQueue<P> {
             return found.saturating_sub(most);
         }
         let left = waiting(*head);
-        if left == 0 {
+        if left == 0 || planted::is(Fault::RiscvPageOverflowEarly) {
             take(Taken::Overflow);
+            if planted::is(Fault::RiscvPageOverflowKept) {
+                return left;
+            }
             // Should the register stay busy, the bits stay too, and the next call tries again.
             let _ = clear_event_queue_errors(&self.parts, registers::PQCSR, errors);
         }
@@ -112,8 +116,12 @@ pub fn decode(record: PageRequestRecord) -> PageRequest {
 pub fn encode(response: &PageResponse) -> Command {
     let code = match response.response {
         Response::Success => ResponseCode::Success,
+        Response::Invalid if planted::is(Fault::RiscvRefusedAsResolved) => ResponseCode::Success,
         Response::Invalid => ResponseCode::InvalidRequest,
         Response::Failure => ResponseCode::ResponseFailure,
     };
-    commands::ats_prgr(response.device, response.pasid, response.group, code)
+    let pasid = response
+        .pasid
+        .filter(|_| !planted::is(Fault::RiscvResponseWithoutPasid));
+    commands::ats_prgr(response.device, pasid, response.group, code)
 }

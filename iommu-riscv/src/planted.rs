@@ -75,4 +75,18 @@ iommu_core::planted_faults! {
     RiscvBusyIgnored => real "unit" "quarantine::a_silent_device";
     /// RISC-V: a time-out is not acknowledged.
     RiscvTimeoutKept => real "unit" "an_error_is_told_to_its_own_list";
+    /// RISC-V: page requests that were taken are not given back.
+    RiscvPageRequestsKept => real "unit" "page_requests::requests_are_taken";
+    /// RISC-V: an overflow of the page-request queue is not acknowledged.
+    RiscvPageOverflowKept => real "unit" "page_requests::an_overflow";
+    /// RISC-V: an overflow of the page-request queue is told while requests are in it.
+    RiscvPageOverflowEarly => real "unit" "page_requests::an_overflow";
+    /// RISC-V: a group that was refused is answered as resolved.
+    RiscvRefusedAsResolved => real "unit" "page_requests::responses_share";
+    /// RISC-V: a response has no PASID though the device wants it.
+    RiscvResponseWithoutPasid => real "unit" "page_requests::responses_share";
+    /// RISC-V: nothing orders a drain behind the responses.
+    RiscvDrainUnordered => real "unit" "page_requests::a_drain_fences";
+    /// RISC-V: a drain pushes nothing that is on its way.
+    RiscvDrainWithoutDevice => real "unit" "page_requests::a_drain_fences";
 }

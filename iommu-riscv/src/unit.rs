@@ -524,8 +524,10 @@ impl<P: Platform> Iommu for Unit<P> {
             self.asks_device(config, device)
         };
         if has_device_tlb {
-            self.run(|_| ())?;
-            self.run(|emit| invalidate::whole_device_tlb(device, pasid, emit))?;
+            if !planted::is(Planted::RiscvDrainUnordered) {
+                self.run(|_| ())?;
+            }
+            self.run(|emit| invalidate::page_requests_drained(device, pasid, emit))?;
         }
         Ok(())
     }

@@ -163,15 +163,19 @@ pub fn pasid_entry_blocked(
 /// visible (4.7.3); then an invalidation that pushes every page request of the device ahead of its
 /// answer.
 pub fn page_requests_drained(device: DeviceId, pasid: Pasid, device_tlb: bool, emit: Emit<'_>) {
-    if device_tlb {
-        emit(Item::Barrier);
+    if device_tlb && !planted::is(Fault::SmmuDrainWithoutDevice) {
+        if !planted::is(Fault::SmmuDrainUnordered) {
+            emit(Item::Barrier);
+        }
         emit(Item::Command(everything_in_device_tlb(device, pasid)));
     }
 }
 
 /// After the stream table entry of a device that stalls became invalid, and the SMMU knows.
 pub fn stalls_ended(device: DeviceId, emit: Emit<'_>) {
-    emit(Item::Command(commands::stall_term(device.0)));
+    if !planted::is(Fault::SmmuStallsLeft) {
+        emit(Item::Command(commands::stall_term(device.0)));
+    }
 }
 
 fn tlb(

@@ -2,6 +2,7 @@
 
 use crate::caps::Capabilities;
 use crate::control::GlobalErrors;
+use crate::planted::{self, Fault};
 use crate::spec::commands::{self, Command, ResponseCode, Resume};
 use crate::spec::events::{Event, PAGE_REQUEST_WORDS, PageRequestRecord};
 use crate::spec::registers::{GERROR, PRIQ_PROD, Value, offset, queue_base};
@@ -68,19 +69,25 @@ impl<P: Platform> PriQueue<P> {
         }
         let left = waiting.saturating_sub(most);
         let mut lost = overflow != self.overflow;
+        if lost && left > 0 && planted::is(Fault::SmmuPageOverflowEarly) {
+            take(Taken::Overflow);
+        }
         if left == 0 {
             // More than the queue holds: the register lies, or the SMMU lost count.
             lost |= written > slots;
             self.consumer = tail;
             // After an aborted write nothing is recorded until that is acknowledged (8.2).
             let aborted = GERROR::PRIQ_ABT_ERR::SET.value;
-            lost |= P::without_interrupts(|| self.errors.acknowledge(mmio, aborted));
+            let was_aborted = P::without_interrupts(|| self.errors.acknowledge(mmio, aborted));
+            lost |= was_aborted && !planted::is(Fault::SmmuPageAbortIgnored);
             if lost {
                 take(Taken::Overflow);
-                self.overflow = overflow;
+                if !planted::is(Fault::SmmuPageOverflowKept) {
+                    self.overflow = overflow;
+                }
             }
         }
-        if written > 0 || lost {
+        if (written > 0 || lost) && !planted::is(Fault::SmmuPageRequestsKept) {
             let acknowledged = PRIQ_PROD::OVFLG.val(self.overflow).value;
             mmio.write32(offset::PRIQ_CONS, self.consumer | acknowledged);
         }
@@ -140,8 +147,12 @@ pub fn encode(response: &PageResponse) -> Command {
     match response.origin {
         Origin::PageRequest => {
             let substream = response.pasid.map(Pasid::get);
+            let substream = substream.filter(|_| !planted::is(Fault::SmmuResponseWithoutPasid));
             let code = match response.response {
                 Response::Success => ResponseCode::Success,
+                Response::Invalid if planted::is(Fault::SmmuRefusedAsResolved) => {
+                    ResponseCode::Success
+                }
                 Response::Invalid => ResponseCode::InvalidRequest,
                 Response::Failure => ResponseCode::ResponseFailure,
             };
@@ -150,6 +161,7 @@ pub fn encode(response: &PageResponse) -> Command {
         Origin::Stall => {
             let action = match response.response {
                 Response::Success => Resume::Retry,
+                Response::Invalid if planted::is(Fault::SmmuStallRetried) => Resume::Retry,
                 Response::Invalid | Response::Failure => Resume::Abort,
             };
             commands::resume(stream, response.group, action)

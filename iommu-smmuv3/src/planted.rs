@@ -79,4 +79,26 @@ iommu_core::planted_faults! {
     SmmuTimeoutIgnored => real "errors" "an_error_is_told_to_its_own_list";
     /// SMMUv3: an error of the command queue is not acknowledged.
     SmmuErrorKept => real "errors unit" "an_error_is_told_to_its_own_list a_stopped_queue";
+    /// SMMUv3: page requests that were taken are not given back.
+    SmmuPageRequestsKept => real "page_requests" "requests_are_taken";
+    /// SMMUv3: an overflow of the PRI queue is not acknowledged.
+    SmmuPageOverflowKept => real "page_requests" "an_overflow";
+    /// SMMUv3: an overflow of the PRI queue is told while requests are in it.
+    SmmuPageOverflowEarly => real "page_requests" "an_overflow";
+    /// SMMUv3: an aborted write to the PRI queue is told to nobody.
+    SmmuPageAbortIgnored => real "page_requests" "an_aborted_write";
+    /// SMMUv3: a group that was refused is answered as resolved.
+    SmmuRefusedAsResolved => real "page_requests" "answers_share";
+    /// SMMUv3: a response has no PASID though the device wants it.
+    SmmuResponseWithoutPasid => real "page_requests" "answers_share";
+    /// SMMUv3: a stalled transaction that was refused is tried again.
+    SmmuStallRetried => real "page_requests" "answers_share";
+    /// SMMUv3: nothing orders a drain behind the responses.
+    SmmuDrainUnordered => real "page_requests" "a_drain_pushes";
+    /// SMMUv3: a drain pushes nothing that is on its way.
+    SmmuDrainWithoutDevice => real "page_requests" "a_drain_pushes";
+    /// SMMUv3: transactions of a device that goes stay stalled.
+    SmmuStallsLeft => real "page_requests" "a_stalling_device_that_goes";
+    /// SMMUv3: a blocked context descriptor still stalls.
+    SmmuBlockStalls => real "page_requests" "entries_say";
 }

@@ -185,6 +185,9 @@ impl<P: Platform> Unit<P> {
             if planted::is(Planted::SmmuBlockKeepsAsid) {
                 word_0 |= attachment.word_0 & 0xffff << 48;
             }
+            if planted::is(Planted::SmmuBlockStalls) {
+                word_0 |= attachment.word_0 & 0b11 << 44;
+            }
             entry.replace_first(word_0);
         }
         let device_tlb = self.asks_device(device.config, id);

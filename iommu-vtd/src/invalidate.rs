@@ -190,10 +190,11 @@ pub fn page_requests_drained(
     emit(Item::Barrier);
     let iotlb = commands::pasid_iotlb_all(domain_id(tag), pasid);
     emit(Item::Command(iotlb));
-    if device_tlb {
+    if device_tlb && !planted::is(Fault::VtdDrainWithoutDevice) {
         whole_device_tlb(DeviceId(source_id.into()), pasid, capabilities, emit);
     }
-    let drain = commands::wait_drain(drained, capabilities.page_request_drain());
+    let waits = capabilities.page_request_drain() && !planted::is(Fault::VtdDrainWithoutFlag);
+    let drain = commands::wait_drain(drained, waits);
     emit(Item::Command(drain));
 }
 

@@ -1,5 +1,6 @@
 //! The page-request queue (sections 7.4 and 11.4.11), and page group responses.
 
+use crate::planted::{self, Fault};
 use crate::spec::commands::{self, Command, ResponseCode};
 use crate::spec::events::{PAGE_REQUEST_WORDS, PageRequestRecord};
 use crate::spec::registers::{
@@ -67,7 +68,7 @@ impl<P: Platform> PageRequestQueue<P> {
             }
             *head = (*head + 1) % SLOTS;
         }
-        if waiting > 0 {
+        if waiting > 0 && !planted::is(Fault::VtdPageRequestsKept) {
             mmio.write64(PQH, page_queue_register(*head));
         }
         let status = PageRequestStatus::new(mmio.read32(PRS));
@@ -75,9 +76,11 @@ impl<P: Platform> PageRequestQueue<P> {
             return waiting.saturating_sub(most);
         }
         let left = between(*head, tail());
-        if left == 0 {
+        if left == 0 || planted::is(Fault::VtdPageOverflowEarly) {
             take(Taken::Overflow);
-            mmio.write32(PRS, page_request_status_clear::OVERFLOW);
+            if !planted::is(Fault::VtdPageOverflowKept) {
+                mmio.write32(PRS, page_request_status_clear::OVERFLOW);
+            }
         }
         left
     }
@@ -125,9 +128,13 @@ pub fn decode(record: PageRequestRecord) -> Option<PageRequest> {
 pub fn encode(response: &PageResponse) -> Command {
     let code = match response.response {
         Response::Success => ResponseCode::Success,
+        Response::Invalid if planted::is(Fault::VtdRefusedAsResolved) => ResponseCode::Success,
         Response::Invalid => ResponseCode::InvalidRequest,
         Response::Failure => ResponseCode::ResponseFailure,
     };
     let source_id = response.device.0 as u16;
-    commands::page_group_response(source_id, response.pasid, response.group, code)
+    let pasid = response
+        .pasid
+        .filter(|_| !planted::is(Fault::VtdResponseWithoutPasid));
+    commands::page_group_response(source_id, pasid, response.group, code)
 }

@@ -75,4 +75,18 @@ iommu_core::planted_faults! {
     VtdTimeoutWithoutDevice => real "unit" "a_device_that_does_not_answer";
     /// VT-d: a time-out is not acknowledged.
     VtdTimeoutKept => real "unit" "a_device_that_does_not_answer";
+    /// VT-d: page requests that were taken are not given back.
+    VtdPageRequestsKept => real "unit" "page_requests::requests_are_taken";
+    /// VT-d: an overflow of the page-request queue is not acknowledged.
+    VtdPageOverflowKept => real "unit" "page_requests::an_overflow";
+    /// VT-d: an overflow of the page-request queue is told while requests are in it.
+    VtdPageOverflowEarly => real "unit" "page_requests::an_overflow";
+    /// VT-d: a group that was refused is answered as resolved.
+    VtdRefusedAsResolved => real "unit" "page_requests::responses_share";
+    /// VT-d: a response has no PASID though the device wants it.
+    VtdResponseWithoutPasid => real "unit" "page_requests::responses_share";
+    /// VT-d: a drain does not wait for page requests (PD).
+    VtdDrainWithoutFlag => real "unit" "page_requests::a_drain_follows";
+    /// VT-d: a drain leaves out the device TLB, whose invalidation pushes requests before it.
+    VtdDrainWithoutDevice => real "unit" "page_requests::a_drain_follows";
 }

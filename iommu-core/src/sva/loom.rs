@@ -379,6 +379,8 @@ fn a_pasid_that_comes_back_is_the_new_owner_s_alone() {
         // Still on its way when the device has stopped.
         scene.machine.ask(1, 0x1000);
         let leaving = thread::spawn(move || drop(first));
+        // It arrives now, or when the first address space has left.
+        scene.machine.lock().arrive();
         let second = join(0x2000);
         bind(&second, &Handler::new(0x2000)).unwrap();
         scene.machine.lock().arrive();
