@@ -26,6 +26,17 @@ pub struct Device {
     service: Option<JoinHandle<()>>,
 }
 
+/// A request that reached memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// When, on the device's clock.
+    pub at: u64,
+    /// The physical address of its first byte.
+    pub physical: u64,
+    /// Whether the device had the translation; else it asked for it.
+    pub cached: bool,
+}
+
 /// Why an access did not reach memory.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -123,9 +134,13 @@ impl Device {
     /// At the first page that cannot be read; those before were.
     pub fn read(&self, iova: u64, length: u64) -> Result<Vec<u8>, Refused> {
         let mut bytes = vec![0; length as usize];
-        self.by_page(iova, length, Direction::Read, |state, user, at, count| {
-            state.memory.read(user, &mut bytes[at..at + count])
-        })?;
+        let mut rest = bytes.as_mut_slice();
+        while !rest.is_empty() {
+            let at = iova + length - rest.len() as u64;
+            let (page, behind) = rest.split_at_mut(within_page(at, rest.len()));
+            self.read_page(at, page)?;
+            rest = behind;
+        }
         Ok(bytes)
     }
 
@@ -135,10 +150,34 @@ impl Device {
     ///
     /// At the first page that cannot be written; those before were.
     pub fn write(&self, iova: u64, bytes: &[u8]) -> Result<(), Refused> {
-        let length = bytes.len() as u64;
-        self.by_page(iova, length, Direction::Write, |state, user, at, count| {
-            state.memory.write(user, &bytes[at..at + count])
-        })
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let at = iova + (bytes.len() - rest.len()) as u64;
+            let (page, behind) = rest.split_at(within_page(at, rest.len()));
+            self.write_page(at, page)?;
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    /// Fills `bytes` by one request, which lies within one page of 4 KiB.
+    ///
+    /// # Errors
+    ///
+    /// If there is no way to memory.
+    pub fn read_page(&self, iova: u64, bytes: &mut [u8]) -> Result<Done, Refused> {
+        let access = self.request(iova, bytes.len(), Direction::Read);
+        self.perform(access, |state, user| state.memory.read(user, bytes))
+    }
+
+    /// Writes `bytes` by one request, which lies within one page of 4 KiB.
+    ///
+    /// # Errors
+    ///
+    /// If there is no way to memory.
+    pub fn write_page(&self, iova: u64, bytes: &[u8]) -> Result<Done, Refused> {
+        let access = self.request(iova, bytes.len(), Direction::Write);
+        self.perform(access, |state, user| state.memory.write(user, bytes))
     }
 
     /// The translation that the device has of an address. No access asks QEMU while there is one.
@@ -163,6 +202,11 @@ impl Device {
     /// Waits until an invalidation came that is not answered; false if none comes within `limit`.
     pub fn wait_for_invalidation(&self, limit: Duration) -> bool {
         self.shared.wait_until(limit, |state| state.unanswered > 0)
+    }
+
+    /// Whether an invalidation came that is not answered.
+    pub fn owes_answer(&self) -> bool {
+        self.shared.state().unanswered > 0
     }
 
     /// Waits until the machine's driver has started the device; false if it does not within `limit`.
@@ -191,38 +235,20 @@ impl Device {
         self.shared.state().end.clone()
     }
 
-    /// Accesses each page of a range by `access`, which is told the address in QEMU's address space,
-    /// the offset in the range, and the length.
-    fn by_page(
-        &self,
-        iova: u64,
-        length: u64,
-        direction: Direction,
-        mut access: impl FnMut(&State, u64, usize, usize) -> Option<u64>,
-    ) -> Result<(), Refused> {
-        let mut at = 0;
-        while at < length {
-            let iova = iova + at;
-            let count = (BORDER - iova % BORDER).min(length - at);
-            let request = Access {
-                issued: self.shared.now(),
-                iova,
-                length: count,
-                direction,
-            };
-            self.perform(request, |state, user| {
-                access(state, user, at as usize, count as usize)
-            })?;
-            at += count;
+    fn request(&self, iova: u64, length: usize, direction: Direction) -> Access {
+        Access {
+            issued: self.shared.now(),
+            iova,
+            length: length as u64,
+            direction,
         }
-        Ok(())
     }
 
     fn perform(
         &self,
         request: Access,
         mut access: impl FnMut(&State, u64) -> Option<u64>,
-    ) -> Result<(), Refused> {
+    ) -> Result<Done, Refused> {
         let iova = request.iova;
         let write = request.direction == Direction::Write;
         for attempt in 0..ATTEMPTS {
@@ -230,13 +256,18 @@ impl Device {
             if let Some(translation) = state.tlb.find(iova, write) {
                 let physical = access(&state, translation.user_of(iova));
                 let physical = physical.ok_or(Refused::NoMemory { iova })?;
+                let cached = attempt == 0;
                 let done = What::Accessed {
                     access: request,
                     physical,
-                    cached: attempt == 0,
+                    cached,
                 };
-                self.shared.note(&mut state, done);
-                return Ok(());
+                let at = self.shared.note(&mut state, done);
+                return Ok(Done {
+                    at,
+                    physical,
+                    cached,
+                });
             }
             drop(state);
             let translated = self
@@ -261,6 +292,11 @@ impl Drop for Device {
         }
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+/// How many of `length` bytes lie in the page of the first.
+fn within_page(iova: u64, length: usize) -> usize {
+    length.min((BORDER - iova % BORDER) as usize)
 }
 
 /// QEMU's connection; `None` if the device ends before.

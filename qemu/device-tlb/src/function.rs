@@ -13,10 +13,10 @@ const CAPABILITIES: usize = 0x34;
 const VENDOR_SPECIFIC: u8 = 0x09;
 /// `VIRTIO_PCI_CAP_COMMON_CFG`: where the capability says that the common configuration lies.
 const COMMON_CONFIGURATION: u8 = 1;
-/// Address Translation Services (PCI Express 6.0, 7.8.8); Enable is bit 15 of the control register, in
-/// the upper half of the second word.
+/// Address Translation Services (PCI Express 6.0, 7.8.8): its control register, and Enable there.
 const ATS: u16 = 0x0f;
-const ATS_ENABLE: u32 = 1 << 31;
+const ATS_CONTROL: usize = 0x06;
+const ATS_ENABLE: u16 = 1 << 15;
 
 /// Registers of the common configuration (Virtio 1.3, 4.1.4.3).
 const DRIVER_FEATURE_SELECT: u64 = 0x08;
@@ -57,7 +57,10 @@ pub fn start(
     if ats {
         let ats = bus.ecam.extended_capability(function.address, ATS);
         let ats = ats.ok_or_else(|| trouble("no ATS, which needs a root port above"))?;
-        enable_ats(bus, function.address, ats);
+        // QEMU hears of it only by an access to the register alone.
+        let control = bus.ecam.read16(function.address, ats + ATS_CONTROL);
+        bus.ecam
+            .write16(function.address, ats + ATS_CONTROL, control | ATS_ENABLE)?;
     }
     let (bar, offset) =
         common_configuration(bus, function.address).ok_or_else(|| trouble("no virtio device"))?;
@@ -87,12 +90,6 @@ pub fn start(
         return Err(trouble(&format!("its status is {said:#x}, not {ready:#x}")));
     }
     Ok(())
-}
-
-fn enable_ats(bus: &Bus, address: FunctionAddress, capability: usize) {
-    let control = bus.ecam.read32(address, capability + 4);
-    bus.ecam
-        .write32(address, capability + 4, control | ATS_ENABLE);
 }
 
 /// The BAR that holds the common configuration, and the offset there.

@@ -29,6 +29,6 @@ mod service;
 mod tlb;
 mod wire;
 
-pub use device::{Device, Refused};
+pub use device::{Device, Done, Refused};
 pub use history::{Access, Direction, Event, What};
 pub use tlb::{Block, Translation};

@@ -3,7 +3,7 @@
 use crate::answers::Answers;
 use crate::history::{Event, What};
 use crate::memory::Memory;
-use crate::tlb::{Block, DeviceTlb};
+use crate::tlb::{Block, DeviceTlb, Translation};
 use crate::wire::{self, IotlbMessage, Message};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -24,6 +24,8 @@ const DONE: u64 = 0;
 const NOT_DONE: u64 = 1;
 /// What QEMU is given to answer a miss. It may be waiting for this device's own late answer.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Events that are kept.
+const KEPT: usize = 1 << 18;
 
 /// What the device's threads share.
 pub struct Shared {
@@ -48,6 +50,8 @@ pub struct State {
     pub running: bool,
     /// The device's own channel.
     questions: Option<Arc<UnixStream>>,
+    /// What is asked on it: an address, and whether for a write.
+    question: Option<(u64, bool)>,
     /// Why nothing more will happen, if so.
     pub end: Option<String>,
 }
@@ -64,6 +68,7 @@ impl Shared {
                 unanswered: 0,
                 running: false,
                 questions: None,
+                question: None,
                 end: None,
             }),
             changed: Condvar::new(),
@@ -79,11 +84,15 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes down what happens.
-    pub fn note(&self, state: &mut State, what: What) {
+    /// Writes down what happens; when that is.
+    pub fn note(&self, state: &mut State, what: What) -> u64 {
         let at = self.now();
+        if state.history.len() == KEPT {
+            state.history.drain(..KEPT / 2);
+        }
         state.history.push(Event { at, what });
         self.changed.notify_all();
+        at
     }
 
     /// Changes the state and tells whoever waits.
@@ -172,11 +181,7 @@ impl Shared {
                 self.change(|state| state.questions = Some(Arc::new(channel)));
             }
             FrontendReq::IOTLB_MSG => match IotlbMessage::decode(&message.payload)? {
-                IotlbMessage::Update(translation) => {
-                    let mut state = self.state();
-                    state.tlb.keep(translation);
-                    self.note(&mut state, What::Received(translation));
-                }
+                IotlbMessage::Update(translation) => self.keep(translation),
                 IotlbMessage::Invalidate(block) => return Ok(self.invalidate(block)),
                 IotlbMessage::Miss { .. } | IotlbMessage::Other(_) => return Ok(false),
             },
@@ -196,6 +201,19 @@ impl Shared {
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// Keeps a translation. QEMU says of any that writes are allowed, but it looked whether they are
+    /// only if the device asked for a write.
+    fn keep(&self, mut translation: Translation) {
+        let mut state = self.state();
+        if let Some((iova, write)) = state.question
+            && translation.block.contains(iova)
+        {
+            translation.write &= write;
+        }
+        state.tlb.keep(translation);
+        self.note(&mut state, What::Received(translation));
     }
 
     /// Waits as long as the device is told to, and forgets; false if the device ends first.
@@ -237,11 +255,17 @@ impl Shared {
     /// If QEMU does not answer.
     pub fn miss(&self, iova: u64, write: bool) -> io::Result<bool> {
         let _one = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
-        let channel = self.state().questions.clone();
+        let channel = {
+            let mut state = self.state();
+            state.question = Some((iova, write));
+            state.questions.clone()
+        };
         let channel = channel.ok_or(io::ErrorKind::NotConnected)?;
         let request = BackendReq::IOTLB_MSG.into();
         wire::ask(&channel, request, &IotlbMessage::miss(iova, write))?;
-        match wire::receive(&channel)? {
+        let answer = wire::receive(&channel)?;
+        self.state().question = None;
+        match answer {
             Some(reply) if reply.is_reply() && reply.request == request => {
                 Ok(reply.word()? == DONE)
             }

@@ -177,7 +177,8 @@ fn a_translation_is_asked_for_once_and_used_until_it_is_invalidated() {
     let (device, fake) = device("once");
     fake.map(0x1000, 0x5000);
     fake.memory.write_all_at(b"before", 0x5010).expect("memory");
-    assert_eq!(device.read(0x1010, 6).expect("mapped"), b"before");
+    device.write(0x1000, b"first").expect("mapped");
+    assert_eq!(device.read(0x1010, 6).expect("cached"), b"before");
     assert_eq!(device.cached(0x1fff).map(|it| it.user), Some(USER + 0x5000));
 
     // The page table changes and nobody is told: the device uses what it has.
@@ -199,6 +200,19 @@ fn a_translation_is_asked_for_once_and_used_until_it_is_invalidated() {
         .read_exact_at(&mut bytes, 0x6020)
         .expect("memory");
     assert_eq!((&bytes, fake.misses()), (b"fresh", 2));
+}
+
+#[test]
+fn a_right_that_was_not_asked_for_is_not_kept() {
+    let (device, fake) = device("rights");
+    fake.map(0x1000, 0x5000);
+    device.read(0x1000, 1).expect("mapped");
+    assert_eq!(device.cached(0x1000).map(|it| it.write), Some(false));
+    device.write(0x1000, &[1]).expect("mapped");
+    assert_eq!(fake.misses(), 2, "the write was asked for");
+    device.read(0x1000, 1).expect("mapped");
+    device.write(0x1000, &[1]).expect("mapped");
+    assert_eq!(fake.misses(), 2);
 }
 
 #[test]

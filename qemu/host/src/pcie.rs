@@ -79,6 +79,20 @@ impl Ecam {
         self.base + (u64::from(function.requester_id()) << 12) + offset as u64
     }
 
+    /// Writes a 16-bit register of a function by an access of that width.
+    ///
+    /// # Errors
+    ///
+    /// If QEMU has failed.
+    pub fn write16(
+        &self,
+        function: FunctionAddress,
+        offset: usize,
+        value: u16,
+    ) -> Result<(), Error> {
+        self.machine.write16(self.address(function, offset), value)
+    }
+
     /// Offset of the extended capability `id` of a function, if it has it (PCI Express 6.0, 7.6.3).
     pub fn extended_capability(&self, function: FunctionAddress, id: u16) -> Option<usize> {
         let mut offset = 0x100;
