@@ -5,10 +5,13 @@ use crate::outcome::Outcome;
 use crate::rig::Layout;
 use crate::scene::{Bench, Scene, USER};
 use core_notifier::Range;
+use iommu_core::iommu::PageFaults;
+use iommu_core::page_request::{PageGroup, Resolve, Response};
 use iommu_core::page_table::Format;
-use iommu_core::sva::Requests;
+use iommu_core::sva::{BindError, Requests};
 use iommu_model::Coherency;
 use iommu_model::device::Answers;
+use std::sync::Arc;
 
 /// Processes at a time.
 const PROCESSES: usize = 4;
@@ -43,7 +46,7 @@ impl Soak {
             } else {
                 Coherency::Coherent
             },
-            page_requests: false,
+            page_requests: seed % 4 != 3 && seed.is_multiple_of(3),
         };
         Ok(Self {
             scene: bench.scene(layout)?,
@@ -68,6 +71,9 @@ impl Soak {
         }
         self.traffic();
         self.page_operation()?;
+        if self.below(4) == 0 {
+            self.scene.kernel.attend()?;
+        }
         match self.below(24) {
             0 if self.processes.len() < PROCESSES => self.new_process()?,
             1 => self.end_process()?,
@@ -190,7 +196,7 @@ impl Soak {
         let process = self.scene.kernel.process()?;
         for seat in 0..self.scene.rig.seats().len() {
             if self.below(3) != 0 {
-                let bound = process.bind(seat, Requests::Tagged);
+                let bound = self.bind(&process, seat, Requests::Tagged);
                 // Without PASIDs another process may have the device.
                 if self.scene.rig.sends_pasids() {
                     bound?;
@@ -205,6 +211,16 @@ impl Soak {
         }
         self.processes.push(process);
         Ok(())
+    }
+
+    /// Binds a device; its page requests, if it makes any, are all answered alike.
+    fn bind(&self, process: &Process, seat: usize, requests: Requests) -> Result<(), BindError> {
+        let asks = self.scene.kernel.device_config().page_faults != PageFaults::Fatal;
+        if !asks || requests == Requests::Untagged {
+            return process.bind(seat, requests);
+        }
+        let answer = [Response::Success, Response::Invalid][self.below(2) as usize];
+        process.bind_paged(seat, Arc::new(Resolve(move |_: &PageGroup| answer)))
     }
 
     fn end_process(&mut self) -> Outcome {
@@ -227,7 +243,7 @@ impl Soak {
         };
         if process.unbind_running(seat, requests).is_err() {
             // Another process may have the untagged requests.
-            let _ = process.bind(seat, requests);
+            let _ = self.bind(process, seat, requests);
         }
         Ok(())
     }
@@ -237,6 +253,8 @@ impl Soak {
         let index = self.below(self.scene.rig.seats().len() as u64) as usize;
         let (iommu, seat) = self.scene.kernel.seat(index);
         if iommu.disable_device(seat.device).is_ok() {
+            let page_requests = self.scene.kernel.page_requests(index);
+            page_requests.remove_device(seat.device);
             self.scene.kernel.enable(index)?;
         }
         Ok(())
