@@ -6,11 +6,14 @@
 // Host programs have std; only the library crates must not need it.
 #![allow(clippy::std_instead_of_alloc, clippy::std_instead_of_core)]
 
+extern crate alloc;
+
 mod command;
 pub mod config_space;
 pub mod events;
 pub mod firmware;
 pub mod invalidation;
+pub mod notifier;
 pub mod queue;
 
 use arbitrary::{Arbitrary, Unstructured};
@@ -26,6 +29,7 @@ pub const TARGETS: &[Target] = &[
     ("invalidation", invalidation::run),
     ("iommu_map", firmware::iommu_map),
     ("iort", firmware::iort),
+    ("notifier", notifier::run),
     ("queue_riscv", queue::riscv),
     ("queue_smmuv3", queue::smmuv3),
     ("queue_vtd", queue::vtd),

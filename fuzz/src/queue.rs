@@ -33,7 +33,9 @@ fn run(family: &str, data: &[u8]) {
     let [seed, hardware, tape @ ..] = data else {
         return;
     };
-    let rigs: Vec<&dyn Maker> = rig::all()
+    let rigs: Vec<&dyn Maker> = rig::MODEL_RIGS
+        .iter()
+        .copied()
         .filter(|maker| maker.name().starts_with(family))
         .collect();
     let freedom = Freedom {
