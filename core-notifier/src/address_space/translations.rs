@@ -82,8 +82,8 @@ impl<M: Mode> AddressSpace<M> {
             }
             let (first, rest) = list.first_and_rest();
             first.invalidate_range(range);
-            for subscriber in rest {
-                subscriber.invalidate_range(range);
+            if !rest.is_empty() {
+                invalidate_each(rest, range);
             }
         });
     }
@@ -119,6 +119,14 @@ enum Change {
 impl Change {
     fn concerns(self, subscriber: &Subscriber) -> bool {
         self == Change::Any || subscriber.caches_refusals() && !planted::is(Fault::RiseNotPassedOn)
+    }
+}
+
+/// Not inlined: a loop would cost those who have one subscriber, or none, their registers.
+#[inline(never)]
+fn invalidate_each(subscribers: &[Subscriber], range: Range) {
+    for subscriber in subscribers {
+        subscriber.invalidate_range(range);
     }
 }
 
