@@ -18,6 +18,8 @@ const CARGO_FUZZ: &str = "0.13.2";
 /// anyway, in seconds: one execution of a target with a whole model takes a good part of one.
 const SMOKE_RUNS: u32 = 20_000;
 const SMOKE_SECONDS: u32 = 15;
+/// The longest input, in bytes: what a tape of the queue targets may have.
+const LONGEST_BYTES: u32 = 2050;
 /// An input that takes longer than this, in seconds, is a finding.
 const LONGEST_INPUT: u32 = 20;
 
@@ -217,7 +219,7 @@ fn run_target(program: &Path, target: &str, limit: Limit) -> Result<Outcome> {
         "--",
         &format!("-runs={runs}"),
         &format!("-max_total_time={seconds}"),
-        "-max_len=1024",
+        &format!("-max_len={LONGEST_BYTES}"),
         &format!("-timeout={LONGEST_INPUT}"),
         "-print_final_stats=1",
     ]);

@@ -337,10 +337,10 @@ pub fn play(steps: impl IntoIterator<Item = (usize, Step)>, threads: &impl Threa
                 };
                 let (interval, begun) = &mut intervals[who];
                 if let Some(begun) = begun {
-                    assert_eq!(interval.read_retry(*begun), *stale);
-                    assert_eq!(interval.check_retry(*begun), *stale);
+                    assert_eq!(threads.run(thread, || interval.read_retry(*begun)), *stale);
+                    assert_eq!(threads.run(thread, || interval.check_retry(*begun)), *stale);
                 }
-                *begun = interval.try_read_begin();
+                *begun = threads.run(thread, || interval.try_read_begin());
                 assert_eq!(begun.is_none(), model.waiting.contains(&who));
                 *stale = false;
             }
