@@ -26,6 +26,7 @@ pub mod error;
 pub mod fault;
 pub mod firmware;
 pub mod flush;
+pub mod guest;
 pub mod ids;
 pub mod invalidation_set;
 pub mod iommu;

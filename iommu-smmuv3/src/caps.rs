@@ -16,6 +16,7 @@
 //! | IDR0.TTENDIAN | must allow little-endian page tables |
 //! | IDR0.STALL_MODEL | 0b00 permits stalls, and obliges to STE.S1STALLD for streams that do not stall; 0b10, where faults always stall, is refused |
 //! | IDR0.ST_LEVEL | permits a two-level stream table |
+//! | IDR0.S2P, VMID16 | how wide the tags of guests are; without S2P, no guest has one |
 //! | IDR1.SIDSIZE | how many devices there can be |
 //! | IDR1.SSIDSIZE | how many PASIDs a device can have; 0: only untagged requests |
 //! | IDR1.CMDQS, EVENTQS, PRIQS | limit the queues; CMDQS is at least 7 |
@@ -245,6 +246,22 @@ impl Capabilities {
     /// Width of a PASID in bits.
     pub fn pasid_bits(&self) -> u8 {
         (self.idr1().read(IDR1::SSIDSIZE) as u8).min(MAX_PASID_BITS)
+    }
+
+    /// Width in bits of the SubstreamIDs that commands may name.
+    pub fn substream_bits(&self) -> u8 {
+        self.idr1().read(IDR1::SSIDSIZE) as u8
+    }
+
+    /// Width in bits of a VMID, the tag of a guest; 0 without stage 2.
+    pub fn vmid_bits(&self) -> u8 {
+        if !self.idr0().is_set(IDR0::S2P) {
+            0
+        } else if self.idr0().is_set(IDR0::VMID16) {
+            16
+        } else {
+            8
+        }
     }
 
     /// Whether the stream table has two levels.

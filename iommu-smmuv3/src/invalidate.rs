@@ -130,7 +130,11 @@ pub(crate) fn whole_device_tlb(device: DeviceId, pasid: Pasid, emit: Emit<'_>) {
 /// SMMU may cache a descriptor that it found invalid.
 pub fn pasid_entry_changed(device: DeviceId, pasid: Pasid, emit: Emit<'_>) {
     if !planted::is(Fault::SmmuInvalidDescriptorKept) {
-        emit(Item::Command(commands::cfgi_cd(device.0, pasid.get())));
+        emit(Item::Command(commands::cfgi_cd(
+            device.0,
+            pasid.get(),
+            true,
+        )));
     }
 }
 
@@ -147,7 +151,11 @@ pub fn pasid_entry_blocked(
         return;
     }
     if !planted::is(Fault::SmmuDescriptorKept) {
-        emit(Item::Command(commands::cfgi_cd(device.0, pasid.get())));
+        emit(Item::Command(commands::cfgi_cd(
+            device.0,
+            pasid.get(),
+            true,
+        )));
     }
     emit(Item::Barrier);
     if !planted::is(Fault::SmmuTlbKept) {

@@ -24,8 +24,8 @@
 //!
 //! One way through the crate: [`Unit`] changes `tables`, asks [`invalidate`] what the hardware must
 //! forget, and posts that to [`queue`]. [`spec`] holds the encodings, [`caps`] what each capability
-//! obliges to, [`faults`] what an event means, and `control` the handshakes that turn parts on and
-//! off.
+//! obliges to, [`faults`] what an event means, [`guest`] which commands of a guest are executed for
+//! it, and `control` the handshakes that turn parts on and off.
 //!
 //! Section numbers are those of the Arm SMMU architecture specification, SMMUv3 (IHI 0070).
 #![no_std]
@@ -39,6 +39,7 @@ pub mod caps;
 mod control;
 pub mod faults;
 pub mod firmware;
+pub mod guest;
 pub mod invalidate;
 pub mod page_requests;
 #[cfg(not(planted))]

@@ -101,4 +101,10 @@ iommu_core::planted_faults! {
     SmmuStallsLeft => real "page_requests" "a_stalling_device_that_goes";
     /// SMMUv3: a blocked context descriptor still stalls.
     SmmuBlockStalls => real "page_requests" "entries_say";
+    /// SMMUv3: a guest's command keeps the VMID that the guest wrote.
+    SmmuGuestTagForgotten => real "guest" "any_command";
+    /// SMMUv3: a guest's command keeps the StreamID that the guest wrote.
+    SmmuGuestStreamKept => real "guest" "any_command";
+    /// SMMUv3: a guest's own words are passed on, with VMID and StreamID replaced.
+    SmmuGuestWordsPassedOn => real "guest" "any_command";
 }

@@ -135,6 +135,10 @@ impl<P: Platform> Unit<P> {
         Ok(())
     }
 
+    pub(crate) fn queue(&self) -> &Queue<P> {
+        &self.structures.queue
+    }
+
     pub(crate) fn tables(&self) -> &Mutex<Tables<P>> {
         &self.structures.tables
     }

@@ -43,7 +43,7 @@ fn commands_have_linux_field_positions() {
             commands::cfgi_ste(0xabcd_1234, false),
         ),
         ("cfgi_all", commands::cfgi_all()),
-        ("cfgi_cd sid=8 ssid=9 leaf=1", commands::cfgi_cd(8, 9)),
+        ("cfgi_cd sid=8 ssid=9 leaf=1", commands::cfgi_cd(8, 9, true)),
         ("tlbi_nh_asid asid=5", commands::tlbi_nh_asid(5)),
         (
             "tlbi_nh_va asid=5 addr=0x7f0000001000 leaf=1 ril=0",
@@ -213,7 +213,7 @@ fn a_level_1_descriptor_spans_its_leaf() {
 
 #[test]
 fn no_field_spills_into_its_neighbour() {
-    assert_eq!(commands::cfgi_cd(1, u32::MAX), [0x1_ffff_f005, 1]);
+    assert_eq!(commands::cfgi_cd(1, u32::MAX, true), [0x1_ffff_f005, 1]);
     assert_eq!(
         commands::atc_inv(1, Some(u32::MAX), u64::MAX, 127),
         [0x1_ffff_f840, 0xffff_ffff_ffff_f03f]

@@ -7,20 +7,42 @@ use super::{address_field, field};
 /// One command.
 pub type Command = iommu_core::ring::Command<2>;
 
-/// The opcodes this driver uses (4.1.1).
+/// The opcodes (4.1.1), but for those of the secure and realm states.
 pub mod opcode {
+    /// CMD_PREFETCH_CONFIG.
+    pub const PREFETCH_CONFIG: u8 = 0x01;
+    /// CMD_PREFETCH_ADDR.
+    pub const PREFETCH_ADDR: u8 = 0x02;
     /// CMD_CFGI_STE.
     pub const CFGI_STE: u8 = 0x03;
     /// CMD_CFGI_STE_RANGE, and CMD_CFGI_ALL with a range of 31.
     pub const CFGI_STE_RANGE: u8 = 0x04;
     /// CMD_CFGI_CD.
     pub const CFGI_CD: u8 = 0x05;
+    /// CMD_CFGI_CD_ALL.
+    pub const CFGI_CD_ALL: u8 = 0x06;
+    /// CMD_CFGI_VMS_PIDM.
+    pub const CFGI_VMS_PIDM: u8 = 0x07;
+    /// CMD_TLBI_NH_ALL.
+    pub const TLBI_NH_ALL: u8 = 0x10;
     /// CMD_TLBI_NH_ASID.
     pub const TLBI_NH_ASID: u8 = 0x11;
     /// CMD_TLBI_NH_VA.
     pub const TLBI_NH_VA: u8 = 0x12;
+    /// CMD_TLBI_NH_VAA.
+    pub const TLBI_NH_VAA: u8 = 0x13;
     /// CMD_TLBI_EL2_ALL.
     pub const TLBI_EL2_ALL: u8 = 0x20;
+    /// CMD_TLBI_EL2_ASID.
+    pub const TLBI_EL2_ASID: u8 = 0x21;
+    /// CMD_TLBI_EL2_VA.
+    pub const TLBI_EL2_VA: u8 = 0x22;
+    /// CMD_TLBI_EL2_VAA.
+    pub const TLBI_EL2_VAA: u8 = 0x23;
+    /// CMD_TLBI_S12_VMALL.
+    pub const TLBI_S12_VMALL: u8 = 0x28;
+    /// CMD_TLBI_S2_IPA.
+    pub const TLBI_S2_IPA: u8 = 0x2a;
     /// CMD_TLBI_NSNH_ALL.
     pub const TLBI_NSNH_ALL: u8 = 0x30;
     /// CMD_ATC_INV.
@@ -33,6 +55,10 @@ pub mod opcode {
     pub const STALL_TERM: u8 = 0x45;
     /// CMD_SYNC.
     pub const SYNC: u8 = 0x46;
+    /// CMD_DPTI_ALL.
+    pub const DPTI_ALL: u8 = 0x70;
+    /// CMD_DPTI_PA.
+    pub const DPTI_PA: u8 = 0x73;
 }
 
 /// CMD_CFGI_STE: forget the stream table entry of `stream`, and every context descriptor cached
@@ -63,20 +89,50 @@ pub const fn cfgi_all() -> Command {
     [opcode::CFGI_STE_RANGE as u64, 31]
 }
 
-/// CMD_CFGI_CD: forget the context descriptor of `substream` of `stream` (4.3.3), without the
-/// level 1 descriptors of a two-level table.
+/// CMD_CFGI_CD: forget the context descriptor of `substream` of `stream` (4.3.3). Without `leaf`,
+/// also the level 1 descriptor that leads to it in a two-level table.
 ///
 /// ```text
 ///  word 0  63        32 31          12 11    8 7      0
 ///         | StreamID   | SubstreamID  | res.  |  0x05  |
 ///  word 1  63                               1      0
-///         | reserved                         | Leaf = 1 |
+///         | reserved                         | Leaf     |
 /// ```
-pub const fn cfgi_cd(stream: u32, substream: u32) -> Command {
+pub const fn cfgi_cd(stream: u32, substream: u32, leaf: bool) -> Command {
     [
         opcode::CFGI_CD as u64 | field(substream as u64, 31, 12) | field(stream as u64, 63, 32),
-        1,
+        leaf as u64,
     ]
+}
+
+/// CMD_CFGI_CD_ALL: forget every context descriptor of `stream`, and the level 1 descriptors (4.3.4).
+///
+/// ```text
+///  word 0  63        32 31                  8 7      0
+///         | StreamID   | reserved, SSec = 0  |  0x06  |
+///  word 1  reserved
+/// ```
+pub const fn cfgi_cd_all(stream: u32) -> Command {
+    [opcode::CFGI_CD_ALL as u64 | field(stream as u64, 63, 32), 0]
+}
+
+/// CMD_TLBI_NH_ALL: forget every stage 1 translation tagged with VMID 0, global ones included
+/// (4.4.2.1).
+///
+/// ```text
+///  word 0  63   48 47   32 31                 8 7      0
+///         | res.  | VMID  | reserved           |  0x10  |
+///  word 1  reserved
+/// ```
+pub const fn tlbi_nh_all() -> Command {
+    [opcode::TLBI_NH_ALL as u64, 0]
+}
+
+/// A CMD_TLBI_NH_* for the translations tagged with `vmid` instead of 0; only with stage 2 (4.4.2).
+pub const fn with_vmid(command: Command, vmid: u16) -> Command {
+    const VMID: u64 = 0xffff << 32;
+    let [low, high] = command;
+    [low & !VMID | field(vmid as u64, 47, 32), high]
 }
 
 /// CMD_TLBI_NH_ASID: forget every non-global translation tagged with `asid` and VMID 0 (4.4.2).
@@ -106,7 +162,31 @@ pub const fn tlbi_nh_va(asid: u16, address: u64, leaf: bool) -> Command {
     ]
 }
 
-/// What a range invalidation covers: (NUM + 1) × 2^SCALE pages of 4 KiB (4.4.1.1).
+/// CMD_TLBI_NH_VAA: as [`tlbi_nh_va`] without a range, under every ASID (4.4.2.3).
+///
+/// ```text
+///  word 0  63   48 47   32 31..25 24   20 19..17 16  12 11   8 7      0
+///         | res.  | VMID  | res. | SCALE | res.  | NUM | res. |  0x13  |
+///  word 1  63              12 11  10 9   8 7                 1    0
+///         | Address[63:12]   |  TG  | TTL | reserved          | Leaf |
+/// ```
+pub const fn tlbi_nh_vaa(address: u64, leaf: bool) -> Command {
+    let [low, high] = tlbi_nh_va(0, address, leaf);
+    [low & !0xff | opcode::TLBI_NH_VAA as u64, high]
+}
+
+/// The granule whose pages a range counts: TG (4.4.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Granule {
+    /// 4 KiB.
+    Size4K = 0b01,
+    /// 16 KiB.
+    Size16K = 0b10,
+    /// 64 KiB.
+    Size64K = 0b11,
+}
+
+/// What a range invalidation covers: (NUM + 1) × 2^SCALE pages (4.4.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageCount {
     num: u8,
@@ -134,15 +214,25 @@ impl PageCount {
 }
 
 /// CMD_TLBI_NH_VA for `count` pages of 4 KiB from `address`; only with SMMU_IDR3.RIL.
+pub const fn tlbi_nh_va_range(asid: u16, address: u64, count: PageCount, leaf: bool) -> Command {
+    with_range(tlbi_nh_va(asid, address, leaf), Granule::Size4K, count)
+}
+
+/// A [`tlbi_nh_va`] or [`tlbi_nh_vaa`] for `count` pages of `granule` from its address, which is
+/// rounded down to the granule; only with SMMU_IDR3.RIL.
 ///
 /// TTL stays 0, "at any level": a range may hold blocks as well as pages, and a hint for one level
 /// keeps entries of the others.
-pub const fn tlbi_nh_va_range(asid: u16, address: u64, count: PageCount, leaf: bool) -> Command {
-    const TG_4K: u64 = 0b01;
-    let [low, high] = tlbi_nh_va(asid, address, leaf);
+pub const fn with_range(command: Command, granule: Granule, count: PageCount) -> Command {
+    let [low, high] = command;
+    let offset = match granule {
+        Granule::Size4K => 0,
+        Granule::Size16K => 0x3fff & !0xfff,
+        Granule::Size64K => 0xffff & !0xfff,
+    };
     [
         low | field(count.num as u64, 16, 12) | field(count.scale as u64, 24, 20),
-        high | field(TG_4K, 11, 10),
+        high & !offset | field(granule as u64, 11, 10),
     ]
 }
 
@@ -178,6 +268,12 @@ pub const fn atc_inv(stream: u32, substream: Option<u32>, address: u64, order: u
         opcode::ATC_INV as u64 | substream | field(stream as u64, 63, 32),
         address_field(address, 63, 12) | field(order as u64, 5, 0),
     ]
+}
+
+/// An [`atc_inv`] with a substream whose G bit makes it reach the span under every PASID (4.5.1).
+pub const fn atc_inv_global(command: Command) -> Command {
+    let [low, high] = command;
+    [low | 1 << 9, high]
 }
 
 /// What CMD_PRI_RESP says (4.5.2).

@@ -73,10 +73,12 @@ mod fields {
         /// SMMU_IDR0: features.
         ///
         /// ```text
-        ///  31..29 28    27 26 25         24 23 22       21 20..14  13   12    11  10   9   8..6  5   4   3   2  1   0
-        /// |  ..  |ST_LEVEL|..|STALL_MODEL |..| TTENDIAN  |  ..   |MSI|ASID16|..|ATS|Hyp| .. |BTM|COHACC| TTF |S1P|S2P|
+        ///  31..29 28    27 26 25         24 23 22       21 20..19   18   17 16  15 14  13   12    11  10   9   8..6  5   4   3   2  1   0
+        /// |  ..  |ST_LEVEL|..|STALL_MODEL |..| TTENDIAN  |  ..   |VMID16|..|PRI| .. |MSI|ASID16|..|ATS|Hyp| .. |BTM|COHACC| TTF |S1P|S2P|
         /// ```
         pub IDR0 [
+            /// Stage 2 translation.
+            S2P OFFSET(0) NUMBITS(1) [],
             /// Stage 1 translation.
             S1P OFFSET(1) NUMBITS(1) [],
             /// Translation table formats: bit 0 AArch32, bit 1 AArch64.
@@ -89,6 +91,8 @@ mod fields {
             HYP OFFSET(9) NUMBITS(1) [],
             /// PCIe ATS.
             ATS OFFSET(10) NUMBITS(1) [],
+            /// VMIDs have 16 bits rather than 8.
+            VMID16 OFFSET(18) NUMBITS(1) [],
             /// ASIDs have 16 bits rather than 8.
             ASID16 OFFSET(12) NUMBITS(1) [],
             /// Message-signalled interrupts.

@@ -27,6 +27,11 @@ pub const FULL: Identity = Identity {
     idr3: 0x400,
     idr5: 0x15,
 };
+/// The same with stage 2 and 16-bit VMIDs.
+pub const NESTING: Identity = Identity {
+    idr0: FULL.idr0 | 1 << 18 | 1,
+    ..FULL
+};
 
 /// The feature registers.
 #[derive(Clone, Copy)]
@@ -457,21 +462,29 @@ impl Smmu {
     fn execute(&self, low: u64, high: u64) -> bool {
         let has = |bit: u32| self.identity.idr0 >> bit & 1 == 1;
         let ril = self.identity.idr3 >> 10 & 1 == 1;
+        // With stage 2 only, and the upper half only with VMID16.
+        let vmid: u64 = match (has(0), has(18)) {
+            (false, _) => 0,
+            (true, false) => 0xff << 32,
+            (true, true) => 0xffff << 32,
+        };
         let (low_bits, high_bits, legal) = match low as u8 {
             0x03 => (0xffff_ffff_0000_0000, 1, true),
             0x04 => (0, 0x1f, high == 31),
             0x05 => (0xffff_ffff_ffff_f000, 1, has(1)),
-            0x11 => (0xffff_0000_0000_0000, 0, has(1)),
-            0x12 => {
+            0x06 => (0xffff_ffff_0000_0000, 0, has(1)),
+            0x10 => (vmid, 0, has(1)),
+            0x11 => (0xffff_0000_0000_0000 | vmid, 0, has(1)),
+            opcode @ (0x12 | 0x13) => {
                 let range = low & 0x01f1_f000 != 0;
                 let (granule, level) = (high >> 10 & 3, high >> 8 & 3);
                 let legal = match granule {
                     0 => !range && level == 0,
-                    1 => ril && (range || level != 0),
-                    _ => false,
+                    _ => ril && (range || level != 0),
                 };
+                let asid = if opcode == 0x12 { 0xffff << 48 } else { 0 };
                 (
-                    0xffff_0000_01f1_f000,
+                    0x01f1_f000 | asid | vmid,
                     0xffff_ffff_ffff_ff01,
                     has(1) && legal,
                 )
@@ -483,8 +496,9 @@ impl Smmu {
                 let aligned = high & 0x3f == 52
                     || (high >> 12).trailing_zeros() >= (high & 0x3f) as u32
                     || high >> 12 == 0;
+                let global = if low & 1 << 11 != 0 { 1 << 9 } else { 0 };
                 (
-                    0xffff_ffff_ffff_f800,
+                    0xffff_ffff_ffff_f800 | global,
                     0xffff_ffff_ffff_f03f,
                     has(10) && substream && aligned && high & 0x3f <= 52,
                 )
