@@ -57,6 +57,24 @@ impl<'a> Bench<'a> {
 
     fn scene_with(&self, layout: Layout, page_faults: PageFaults) -> Outcome<Scene> {
         let rig = self.maker.make(&layout, self.freedom, &self.troubles)?;
+        self.boot(rig, layout, page_faults)
+    }
+
+    /// A kernel whose drivers find the IOMMUs as another kernel, which is no more, has left them.
+    pub fn take_over(&self, scene: Scene, layout: Layout) -> Outcome<Scene> {
+        let rig = self.maker.take_over(&scene.rig, &layout)?;
+        // Nothing of it runs any more, not even to clean up.
+        std::mem::forget(scene);
+        self.boot(rig, layout, PageFaults::Fatal)
+    }
+
+    /// A kernel on a rig that has none.
+    pub fn boot(
+        &self,
+        rig: Arc<dyn Rig>,
+        layout: Layout,
+        page_faults: PageFaults,
+    ) -> Outcome<Scene> {
         for can in rig.iommus().iter().map(|iommu| iommu.features()) {
             match page_faults {
                 PageFaults::PageRequests { .. } if !can.page_requests => {

@@ -107,6 +107,8 @@ pub fn command(options: &Options) -> Command {
             command.arg(flag);
         }
     }
+    // An overflow is a finding, with or without a fault.
+    command.env("CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS", "true");
     if options.planted {
         command
             .env("RUSTFLAGS", "--cfg planted")

@@ -7,6 +7,7 @@ use crate::rig::{Layout, Shortcoming};
 use crate::scene::{Bench, Scene, USER};
 use iommu_core::fault::{Access, Fault, Reason};
 use iommu_core::ids::Pasid;
+use iommu_core::page_table::Format;
 use iommu_model::device::Transfer;
 
 pub(super) const CASES: &[Case] = &[
@@ -19,6 +20,16 @@ pub(super) const CASES: &[Case] = &[
         name: "fault-flood",
         about: "a thousand faults: the queue overflows, that is told, and later ones are reported again",
         run: fault_flood,
+    },
+    Case {
+        name: "fault-of-the-unbound",
+        about: "what is unbound, at once or after exit, faults as what never was bound",
+        run: fault_of_the_unbound,
+    },
+    Case {
+        name: "accessed",
+        about: "a page that is not marked as used: the hardware marks it, or the access faults",
+        run: accessed,
     },
     Case {
         name: "privilege",
@@ -146,13 +157,90 @@ fn fault_flood(bench: &Bench<'_>) -> Outcome {
     faults(&scene);
     scene.is_refused(0, process.pasid(), USER + 5 * PAGE)?;
     scene.kernel.settle();
-    let (found, _) = faults(&scene);
+    let (found, lost) = faults(&scene);
     ensure(!found.is_empty(), "no fault is reported after an overflow")?;
+    ensure(!lost, "an overflow is told again")?;
+    for round in 0..1000 {
+        scene.is_refused(0, process.pasid(), USER + (1 + round % 64) * PAGE)?;
+    }
+    let (found, lost) = faults(&scene);
+    ensure(
+        lost || found.len() >= 1000 || scene.has(Shortcoming::FaultsCollapse),
+        "the second time, lost faults are not told",
+    )?;
     // Whoever faults costs nobody else anything.
     scene.reaches(0, &process, USER)?;
     process.unmap(USER, USER + PAGE)?;
     scene.is_refused(0, process.pasid(), USER)?;
     scene.kernel.check()
+}
+
+/// The reason of the first fault that a write with a PASID makes.
+fn reason(scene: &Scene, pasid: Option<u32>) -> Outcome<Option<Reason>> {
+    faults(scene);
+    scene.is_refused(0, pasid, USER)?;
+    scene.kernel.settle();
+    let (found, _) = faults(scene);
+    Ok(found.first().map(|fault| fault.reason))
+}
+
+fn fault_of_the_unbound(bench: &Bench<'_>) -> Outcome {
+    let scene = bench.scene(Layout::PLAIN)?;
+    let stranger = scene.rig.sends_pasids().then_some(99);
+    let never = reason(&scene, stranger)?;
+    let invalid = scene.has(Shortcoming::AbsentIsInvalid);
+    for exits in [false, true, false] {
+        let process = scene.with_pages(1)?;
+        let pasid = process.pasid();
+        scene.reaches(0, &process, USER)?;
+        if exits {
+            process.exit()?;
+        }
+        process.destroy()?;
+        let unbound = reason(&scene, pasid)?;
+        // Hardware that caches what is not there may still be silent, as it was asked to be at exit.
+        ensure(
+            unbound.is_none()
+                || unbound == never
+                || invalid && unbound == Some(Reason::MalformedEntry),
+            format_args!("{unbound:?} after an unbind, {never:?} before any bind"),
+        )?;
+    }
+    scene.kernel.check()
+}
+
+fn accessed(bench: &Bench<'_>) -> Outcome {
+    for layout in [Layout::PLAIN, Layout::DEVICE_TLB] {
+        let scene = bench.scene(layout)?;
+        let process = scene.with_pages(2)?;
+        let device = scene.rig.seats()[0].device;
+        let pasid = process.pasid();
+        // Where first-stage walks always mark what they use, and where the driver leaves that to the
+        // kernel, as CPUs may not do it either.
+        let marks = matches!(scene.rig.format(), Format::X86_64 { .. });
+        for page in [USER, USER + PAGE] {
+            scene.reaches(0, &process, page)?;
+            process.note_use(page, false)?;
+            scene.kernel.oracle.excuse(device.0);
+            let ended = scene.write(0, pasid, page, 1);
+            scene.kernel.settle();
+            scene.kernel.judge()?;
+            scene.kernel.oracle.unexcuse(device.0);
+            ensure(
+                ended.is_done() == marks,
+                format_args!("a write to a page that was not used is {ended:?}"),
+            )?;
+            ensure(
+                process.was_used(page)? == marks || scene.has(Shortcoming::AccessedUnlessDirty),
+                "a page is marked as used where that is the kernel's task, or is not where it is not",
+            )?;
+            process.note_use(page, true)?;
+            scene.reaches(0, &process, page)?;
+        }
+        process.destroy()?;
+        scene.kernel.check()?;
+    }
+    Ok(())
 }
 
 fn privilege(bench: &Bench<'_>) -> Outcome {

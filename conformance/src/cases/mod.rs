@@ -6,6 +6,7 @@ mod concurrency;
 mod deferred;
 mod errors;
 mod faults;
+mod moments;
 mod page_requests;
 mod ranges;
 mod self_check;
@@ -35,6 +36,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         tlbs::CASES,
         binding::CASES,
         concurrency::CASES,
+        moments::CASES,
         errors::CASES,
         deferred::CASES,
         faults::CASES,

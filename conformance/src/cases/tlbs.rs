@@ -4,7 +4,7 @@ use super::Case;
 use crate::kernel::{PAGE, Rights};
 use crate::outcome::{Outcome, ensure};
 use crate::rig::{Layout, Shortcoming};
-use crate::scene::{Bench, USER};
+use crate::scene::{Bench, Scene, USER};
 use iommu_core::sva::Requests;
 use iommu_model::device::{Answers, Mischief, Transfer};
 
@@ -33,6 +33,16 @@ pub(super) const CASES: &[Case] = &[
         name: "silent-device",
         about: "a device never answers: its invalidation is reported as failed, everybody else's is done",
         run: silent_device,
+    },
+    Case {
+        name: "silent-for-long",
+        about: "a device that does not answer is told of once, asked once, cut off, and brought back",
+        run: silent_for_long,
+    },
+    Case {
+        name: "many-iommus",
+        about: "one address space on ten IOMMUs: what goes is gone on all",
+        run: many_iommus,
     },
     Case {
         name: "foreign-answers",
@@ -223,6 +233,109 @@ fn silent_device(bench: &Bench<'_>) -> Outcome {
         scene.kernel.judge()?;
     }
     Ok(())
+}
+
+/// Nanoseconds after which the models give up waiting for a device, roughly.
+const TIME_OUT: u64 = 100_000_000;
+
+/// What `work` comes to, if nobody waits for a device meanwhile.
+fn without_wait<T>(scene: &Scene, what: &str, work: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+    let started = scene.rig.now();
+    let result = work()?;
+    let took = scene.rig.now() - started;
+    let failures = scene.kernel.failures();
+    ensure(
+        failures.is_empty(),
+        format_args!("{what}: it is told again: {failures:?}"),
+    )?;
+    ensure(
+        took < TIME_OUT / 2,
+        format_args!("{what}: the device was waited for again, {took} ns"),
+    )?;
+    Ok(result)
+}
+
+fn silent_for_long(bench: &Bench<'_>) -> Outcome {
+    let scene = bench.scene(Layout::WIDE)?;
+    let model = scene.rig.model()?;
+    let process = scene.kernel.process()?;
+    let pages: Vec<u64> = (0..6).map(|page| USER + page * PAGE).collect();
+    for &page in &pages {
+        process.map(page, Rights::WRITABLE)?;
+    }
+    for seat in 0..4 {
+        process.bind(seat, Requests::Tagged)?;
+        for &page in &pages {
+            scene.reaches(seat, &process, page)?;
+        }
+    }
+    let (iommu, seat) = scene.kernel.seat(0);
+    scene.kernel.oracle.excuse(seat.device.0);
+    model.devices[0].set_answers(Answers::Never);
+    process.unmap(pages[0], pages[1])?;
+    let told = scene.kernel.failures().len();
+    ensure(
+        told == 1,
+        format_args!("one silent device is told of {told} times"),
+    )?;
+    without_wait(&scene, "the second unmap", || {
+        process.unmap(pages[1], pages[2])
+    })?;
+    for seat in 1..4 {
+        scene.is_refused(seat, process.pasid(), pages[0])?;
+        scene.is_refused(seat, process.pasid(), pages[1])?;
+        scene.reaches(seat, &process, pages[2])?;
+    }
+    without_wait(&scene, "settle", || Ok(process.settle()?))?;
+    ensure(
+        iommu.is_quarantined(seat.device),
+        "the silent device is not cut off",
+    )?;
+    scene.is_refused(0, process.pasid(), pages[2])?;
+    without_wait(&scene, "an unmap after that", || {
+        process.unmap(pages[2], pages[3])
+    })?;
+    scene.is_refused(1, process.pasid(), pages[2])?;
+    without_wait(
+        &scene,
+        "unbind",
+        || Ok(process.unbind(0, Requests::Tagged)?),
+    )?;
+    without_wait(&scene, "disable", || Ok(iommu.disable_device(seat.device)?))?;
+    // The device is reset, and works again.
+    model.devices[0].reset();
+    model.devices[0].enable_device_tlb(true);
+    model.devices[0].set_answers(Answers::Promptly);
+    scene.kernel.enable(0)?;
+    scene.kernel.settle();
+    scene.kernel.judge()?;
+    scene.kernel.oracle.unexcuse(seat.device.0);
+    process.bind(0, Requests::Tagged)?;
+    scene.reaches(0, &process, pages[3])?;
+    process.unmap(pages[3], pages[4])?;
+    scene.is_refused(0, process.pasid(), pages[3])?;
+    process.destroy()?;
+    scene.kernel.check()
+}
+
+fn many_iommus(bench: &Bench<'_>) -> Outcome {
+    const IOMMUS: usize = 10;
+    let scene = bench.scene(Layout {
+        iommus: IOMMUS,
+        ..Layout::DEVICE_TLB
+    })?;
+    let process = scene.kernel.process()?;
+    process.map(USER, Rights::WRITABLE)?;
+    for seat in 0..IOMMUS {
+        process.bind(seat, Requests::Tagged)?;
+        scene.reaches(seat, &process, USER)?;
+    }
+    process.unmap(USER, USER + PAGE)?;
+    for seat in 0..IOMMUS {
+        scene.is_refused(seat, process.pasid(), USER)?;
+    }
+    process.destroy()?;
+    scene.kernel.check()
 }
 
 fn foreign_answers(bench: &Bench<'_>) -> Outcome {

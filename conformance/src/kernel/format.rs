@@ -74,6 +74,15 @@ pub fn leaf(format: Format, block: u64, level: u8, rights: Rights) -> u64 {
     }
 }
 
+/// The bit of a leaf that says that it was used.
+pub const fn accessed(format: Format) -> u64 {
+    match format {
+        Format::X86_64 { .. } => 1 << 5,
+        Format::Aarch64 { .. } => 1 << 10,
+        _ => 1 << 6,
+    }
+}
+
 /// Whether the hardware would use the entry.
 pub const fn is_present(entry: u64) -> bool {
     entry & 1 != 0

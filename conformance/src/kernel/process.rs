@@ -413,6 +413,35 @@ impl Process {
         Ok(frame)
     }
 
+    /// Notes in a page's entry that it was used, or that it was not, which devices are to see.
+    pub fn note_use(&self, page: u64, used: bool) -> Outcome {
+        let (accessed, ram) = (self.accessed(), self.kernel.rig.ram());
+        let entry = self.entry(page)?;
+        let (slot, entry) = (entry.0, entry.1 & !accessed);
+        page_table::write(ram, slot, if used { entry | accessed } else { entry });
+        let range = Range::with_length(page, PAGE)?;
+        let _ = self.notifiers.clear_flush_young(range);
+        Ok(())
+    }
+
+    /// Whether a page's entry says that it was used.
+    pub fn was_used(&self, page: u64) -> Outcome<bool> {
+        Ok(self.entry(page)?.1 & self.accessed() != 0)
+    }
+
+    fn accessed(&self) -> u64 {
+        format::accessed(self.kernel.rig.format())
+    }
+
+    /// Where a small page's entry lies, and what it is.
+    fn entry(&self, page: u64) -> Outcome<(u64, u64)> {
+        let kernel = &self.kernel;
+        match lock(&self.memory).table.slot(kernel.rig.ram(), page, 0) {
+            Some(slot) => Ok((slot, kernel.load(slot))),
+            None => failed("the page table has lost a page"),
+        }
+    }
+
     /// Makes 512 small pages of a huge one, by way of an absent entry.
     pub fn split(&self, page: u64) -> Outcome {
         self.split_with(page, true)

@@ -11,7 +11,7 @@ pub use model::{AARCH64, Model, RIGS as MODEL_RIGS};
 pub use qemu::RIGS as QEMU_RIGS;
 pub use shortcoming::Shortcoming;
 
-use crate::outcome::{Outcome, Stop};
+use crate::outcome::{Outcome, Stop, skip};
 use iommu_core::ids::DeviceId;
 use iommu_core::iommu::Iommu;
 use iommu_core::page_table::Format;
@@ -50,6 +50,17 @@ pub trait Maker: Sync {
         freedom: Freedom,
         troubles: &Arc<Troubles>,
     ) -> Result<Arc<dyn Rig>, Stop>;
+
+    /// The hardware of `rig`, which is laid out so, with new drivers that know nothing of those
+    /// before, and other memory for the kernel.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop::Skip`] if the rig cannot do that.
+    fn take_over(&self, rig: &Arc<dyn Rig>, layout: &Layout) -> Result<Arc<dyn Rig>, Stop> {
+        let _ = (rig, layout);
+        skip("the rig's hardware does not outlive its drivers")
+    }
 }
 
 /// What went wrong with a rig itself, whatever the case made of it.

@@ -162,24 +162,20 @@ impl Maker for ModelMaker {
     ) -> Result<Arc<dyn Rig>, Stop> {
         let memory = Memory::new(BASE, SIZE, layout.coherency);
         let machine = Machine::new(memory, freedom.policy, freedom.seed);
-        let Some(pool) = machine.memory.take(POOL, 2 << 20) else {
-            return failed("the modelled machine has no memory for the pool");
-        };
-        let mut rig = ModelRig {
-            format: self.format,
-            pool,
-            iommus: Vec::new(),
-            seats: Vec::new(),
-            model: Model {
-                hardware: Vec::new(),
-                devices: Vec::new(),
-                recorders: Vec::new(),
-                machine,
-                history: Arc::new(History::default()),
-            },
-        };
+        let mut rig = ModelRig::new(self, machine, Arc::new(History::default()))?;
         for iommu in 0..layout.iommus {
             rig.add_iommu(self, layout, freedom.seed, iommu)?;
+        }
+        Ok(Arc::new(rig))
+    }
+
+    fn take_over(&self, old: &Arc<dyn Rig>, layout: &Layout) -> Result<Arc<dyn Rig>, Stop> {
+        let (model, seats) = (old.model()?, old.seats());
+        let mut rig = ModelRig::new(self, model.machine.clone(), model.history.clone())?;
+        rig.model.devices.clone_from(&model.devices);
+        rig.seats = seats.to_vec();
+        for hardware in &model.hardware {
+            rig.bring_up(self, layout, hardware.clone())?;
         }
         Ok(Arc::new(rig))
     }
@@ -210,6 +206,26 @@ struct ModelRig {
 }
 
 impl ModelRig {
+    /// A machine's memory and what its devices do; no IOMMU yet.
+    fn new(maker: &ModelMaker, machine: Arc<Machine>, history: Arc<History>) -> Outcome<Self> {
+        let Some(pool) = machine.memory.take(POOL, 2 << 20) else {
+            return failed("the modelled machine has no memory for the pool");
+        };
+        Ok(Self {
+            iommus: Vec::new(),
+            format: maker.format,
+            pool,
+            seats: Vec::new(),
+            model: Model {
+                machine,
+                hardware: Vec::new(),
+                devices: Vec::new(),
+                recorders: Vec::new(),
+                history,
+            },
+        })
+    }
+
     fn add_iommu(
         &mut self,
         maker: &ModelMaker,
@@ -234,10 +250,14 @@ impl ModelRig {
                 device: DeviceId(id),
             });
         }
-        let garbled = Arc::new(Garbled::new(hardware, seed));
+        self.bring_up(maker, layout, Arc::new(Garbled::new(hardware, seed)))
+    }
+
+    /// Lets a driver find an IOMMU.
+    fn bring_up(&mut self, maker: &ModelMaker, layout: &Layout, garbled: Arc<Garbled>) -> Outcome {
         let recorder = Arc::new(Recorder::default());
         let registers: Arc<dyn Hardware> = garbled.clone();
-        let parts = ModelPlatform::parts(machine, &registers, &recorder);
+        let parts = ModelPlatform::parts(&self.model.machine, &registers, &recorder);
         self.iommus.push((maker.probe)(parts, layout)?);
         self.model.hardware.push(garbled);
         self.model.recorders.push(recorder);

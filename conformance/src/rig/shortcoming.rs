@@ -16,6 +16,10 @@ pub enum Shortcoming {
     FaultsCollapse,
     /// Q5: the kernel's pages are open to unprivileged requests.
     PrivilegeIgnored,
+    /// Q6: a write does not mark a page as used that is marked as written.
+    AccessedUnlessDirty,
+    /// Q7: a PASID entry that is not present is reported as invalid.
+    AbsentIsInvalid,
 }
 
 impl fmt::Display for Shortcoming {
@@ -26,6 +30,8 @@ impl fmt::Display for Shortcoming {
             Self::AlwaysCoherent => "Q3: QEMU has no caches that a walker could miss",
             Self::FaultsCollapse => "Q4: QEMU's VT-d keeps one fault and drops the rest in silence",
             Self::PrivilegeIgnored => "Q5: QEMU's SMMUv3 lets anybody use the kernel's pages",
+            Self::AccessedUnlessDirty => "Q6: QEMU's VT-d sets no accessed bit beside a dirty bit",
+            Self::AbsentIsInvalid => "Q7: QEMU's VT-d calls an absent PASID entry invalid",
         })
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct CommandQueue {
     tags: BTreeMap<u32, Tags>,
     /// The next command that is not a fence counts as illegal.
     pub reject_next: bool,
+    /// The index of the command that was rejected, and what it says: there it stays illegal.
+    rejected: Option<(u32, [u64; 2])>,
     /// Nothing is executed any more.
     pub frozen: bool,
 }
@@ -110,13 +112,10 @@ impl State {
         if fetched_all {
             return false;
         }
-        let words = registers.entry(index, COMMAND_SIZE).and_then(|entry| {
-            let load = |at| self.memory.load(at).ok();
-            Some([load(entry)?, load(entry + 8)?])
-        });
-        match words {
+        match self.command_at(index) {
             Some(words) => {
-                let command = self.decode(words);
+                let is_rejected = self.commands.rejected.take() == Some((index, words));
+                let command = self.decode(words).filter(|_| !is_rejected);
                 self.commands.ahead.push_back((command, Progress::Fetched));
                 true
             }
@@ -127,6 +126,15 @@ impl State {
             }
             None => false,
         }
+    }
+
+    fn command_at(&self, index: u32) -> Option<[u64; 2]> {
+        let entry = self
+            .registers
+            .queue(Queue::Command)
+            .entry(index, COMMAND_SIZE)?;
+        let load = |at| self.memory.load(at).ok();
+        Some([load(entry)?, load(entry + 8)?])
     }
 
     /// Executes any command that is fetched.
@@ -200,6 +208,8 @@ impl State {
         let could_be = progress == Progress::Fetched && !matches!(command, Some(Command::Fence(_)));
         let rejected = could_be && std::mem::take(&mut self.commands.reject_next);
         let Some(command) = command.filter(|_| !rejected) else {
+            let index = self.registers.queue(Queue::Command).head;
+            self.commands.rejected = self.command_at(index).map(|words| (index, words));
             self.stop(CMD_ILL);
             return true;
         };

@@ -34,6 +34,8 @@ pub struct CommandQueue {
     timed_out: bool,
     /// The next command is treated as illegal.
     pub reject_next: bool,
+    /// Where the command is that was rejected, and what it says: there it stays illegal.
+    rejected: Option<(u64, [u64; 2])>,
     /// Nothing is consumed any more.
     pub frozen: bool,
 }
@@ -232,7 +234,10 @@ impl State {
             Err(_) => return self.stop(CERROR_ILL),
         };
         let is_sync = matches!(command, Command::Sync(_));
-        if !is_sync && std::mem::take(&mut self.commands.reject_next) {
+        if self.commands.rejected.take() == Some((at, words))
+            || !is_sync && std::mem::take(&mut self.commands.reject_next)
+        {
+            self.commands.rejected = Some((at, words));
             return self.stop(CERROR_ILL);
         }
         match command {

@@ -26,6 +26,8 @@ pub(super) struct Queue {
     /// The tail register was not written since an error was acknowledged.
     needs_doorbell: bool,
     pub reject_next: bool,
+    /// Where the descriptor is that was rejected, and what it says: there it stays illegal.
+    rejected: Option<(u64, [u64; 4])>,
     pub frozen: bool,
 }
 
@@ -139,9 +141,11 @@ impl State {
         match Command::decode(words, wide, &self.configuration) {
             Err(illegal) => self.stop(illegal),
             Ok(command)
-                if class(&command) != Class::Wait
-                    && std::mem::take(&mut self.queue.reject_next) =>
+                if self.queue.rejected.take() == Some((at, words))
+                    || class(&command) != Class::Wait
+                        && std::mem::take(&mut self.queue.reject_next) =>
             {
+                self.queue.rejected = Some((at, words));
                 self.stop(Illegal::Type);
             }
             Ok(command) => {

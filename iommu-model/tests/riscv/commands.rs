@@ -425,6 +425,10 @@ fn the_knobs_reject_a_command_and_stop_the_queue() {
     bench.post(&[[VMA, 0]]);
     assert_eq!(bench.read32(CQCSR), ON | CMD_ILL);
     bench.write32(CQCSR, 1 | CMD_ILL);
+    // The same command at the same place is as illegal as before.
+    assert_eq!((bench.read32(CQCSR), bench.read32(CQH)), (ON | CMD_ILL, 0));
+    bench.store(bench.cq, &[FENCE, 0]);
+    bench.write32(CQCSR, 1 | CMD_ILL);
     assert_eq!((bench.read32(CQCSR), bench.read32(CQH)), (ON, 1));
     bench.iommu.freeze();
     bench.post(&[[VMA, 0]]);

@@ -115,7 +115,11 @@ fn a_descriptor_can_be_made_illegal() {
     bench.post(&[IOTLB]);
     assert_eq!(bench.read32(FSTS) & IQE, IQE);
     bench.write32(FSTS, IQE);
-    assert_eq!(bench.read64(IQH), 32, "it was legal");
+    assert_eq!(bench.read64(IQH), 0, "in its place it is illegal again");
+    assert_eq!(bench.read32(FSTS) & IQE, IQE);
+    bench.store(bench.queue, &FENCE);
+    bench.write32(FSTS, IQE);
+    assert_eq!(bench.read64(IQH), 32, "another is legal there");
 }
 
 #[test]

@@ -95,7 +95,12 @@ const X86: QemuMaker = QemuMaker {
     devices: &[],
     iommus: &[Place::At(0xfed9_0000)],
     format: Format::X86_64 { levels: 4 },
-    shortcomings: &[Shortcoming::NoPasids, Shortcoming::FaultsCollapse],
+    shortcomings: &[
+        Shortcoming::NoPasids,
+        Shortcoming::FaultsCollapse,
+        Shortcoming::AccessedUnlessDirty,
+        Shortcoming::AbsentIsInvalid,
+    ],
     translations: translations::VTD,
     commands: commands::VTD,
     bridge: Bridge::Express,
@@ -189,6 +194,14 @@ impl Bridge {
         match self {
             Self::Express => 8 + seat,
             Self::Conventional => 2 + seat,
+        }
+    }
+
+    /// How many seats there can be.
+    const fn seats(self) -> usize {
+        match self {
+            Self::Express => 24,
+            Self::Conventional => 6,
         }
     }
 
@@ -291,6 +304,9 @@ impl Maker for QemuMaker {
         }
         let program = program()?;
         let seats = self.seats(layout);
+        if seats.len() > self.bridge.seats() {
+            return skip(format_args!("the rig has {} seats", self.bridge.seats()));
+        }
         let machine = Machine::start(program, &self.options(&seats))?;
         let roots: Vec<u8> = ROOTS[..self.iommus.len()]
             .iter()
