@@ -14,9 +14,15 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("GuestReservedBitsPassed", GUESTS),
     ("GuestRefusalSkipped", GUESTS),
     ("GuestSilenceNotTold", GUESTS),
+    ("VtdGuestTagForgotten", GUESTS),
+    ("VtdGuestSourceKept", GUESTS),
+    ("VtdGuestWordsPassedOn", GUESTS),
     ("SmmuGuestTagForgotten", GUESTS),
     ("SmmuGuestStreamKept", GUESTS),
     ("SmmuGuestWordsPassedOn", GUESTS),
+    ("RiscvGuestTagForgotten", GUESTS),
+    ("RiscvGuestDeviceKept", GUESTS),
+    ("RiscvGuestWordsPassedOn", GUESTS),
 ];
 
 /// The kernel of the suite has no guests.

@@ -132,9 +132,9 @@ core_notifier::planted_faults! {
     /// The ring leaves the doorbell of a list that nobody waits for to a waiter.
     PostedNotRung => real "lib" "a_list_that_nobody_waits_for";
     /// A guest's command with reserved bits is taken as if it had none.
-    GuestReservedBitsPassed => real "lib iommu-smmuv3/guest" "bits_outside reserved_bits";
+    GuestReservedBitsPassed => real "lib iommu-vtd/unit iommu-smmuv3/guest iommu-riscv/unit" "bits_outside reserved_bits";
     /// Of a guest's commands, the one that is refused is left out, and the others go on.
-    GuestRefusalSkipped => real "iommu-smmuv3/guest" "a_batch_ends";
+    GuestRefusalSkipped => real "iommu-vtd/unit iommu-smmuv3/guest iommu-riscv/unit" "a_batch_ends";
     /// A guest's device that did not answer is told to nobody.
-    GuestSilenceNotTold => real "iommu-smmuv3/guest" "a_silent_device";
+    GuestSilenceNotTold => real "iommu-vtd/unit iommu-smmuv3/guest iommu-riscv/unit" "a_silent_device_is_named_by_both";
 }

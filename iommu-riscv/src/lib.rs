@@ -30,7 +30,7 @@
 //!
 //! The rooms: [`spec`] has the encodings, [`caps`] what each capability means, [`queue`] the command
 //! queue, `tables` the directories, [`invalidate`] the commands of each operation, [`faults`] the
-//! fault queue, [`mod@unit`] the whole, [`debug`] the IOMMU's own answer to a request, and [`firmware`]
+//! fault queue, [`guest`] which commands of a guest are executed for it, [`mod@unit`] the whole, [`debug`] the IOMMU's own answer to a request, and [`firmware`]
 //! what firmware says of where IOMMUs and devices are.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -42,6 +42,7 @@ mod control;
 pub mod debug;
 pub mod faults;
 pub mod firmware;
+pub mod guest;
 pub mod invalidate;
 mod memory;
 pub mod page_requests;

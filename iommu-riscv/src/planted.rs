@@ -89,4 +89,10 @@ iommu_core::planted_faults! {
     RiscvDrainUnordered => real "unit" "page_requests::a_drain_fences";
     /// RISC-V: a drain pushes nothing that is on its way.
     RiscvDrainWithoutDevice => real "unit" "page_requests::a_drain_fences";
+    /// RISC-V: a guest's command keeps the GSCID that the guest wrote, or none.
+    RiscvGuestTagForgotten => real "unit" "guest::any_command";
+    /// RISC-V: a guest's command keeps the device id that the guest wrote.
+    RiscvGuestDeviceKept => real "unit" "guest::any_command";
+    /// RISC-V: a guest's own words are passed on, with GSCID and device id replaced.
+    RiscvGuestWordsPassedOn => real "unit" "guest::any_command";
 }

@@ -7,6 +7,7 @@ use crate::memory::{Context, Device, MOST_LEVELS, Memory, Tables};
 use crate::page_requests;
 use crate::planted::{self, Fault as Planted};
 use crate::quarantine::LockedEntry;
+use crate::queue::Queue;
 use crate::spec::tables::{
     DeviceContext, FirstStageMode, ProcessAttributes, ProcessContext, ProcessDirectoryMode,
     TranslationControl,
@@ -240,6 +241,10 @@ impl<P: Platform> Unit<P> {
         }
         context.blocked = true;
         Ok(())
+    }
+
+    pub(crate) fn queue(&self) -> &Queue<P> {
+        &self.memory.queue
     }
 
     pub(crate) fn tables(&self) -> &Mutex<Tables<P>> {

@@ -68,7 +68,7 @@ impl<P: Platform> Unit<P> {
         commands: &[GuestCommand],
     ) -> Result<Executed, QueueError> {
         let device_tlb = |device| self.device_config(device).map(|config| config.device_tlb);
-        let batch = Batch::new(commands, self.queue().longest_list(), |command| {
+        let batch = Batch::new(commands, |command| {
             validate(command, guest, self.capabilities())?.admitted(device_tlb, &self.quarantine)
         });
         batch.execute(self.queue(), &self.quarantine)
@@ -183,7 +183,7 @@ fn tlb(
         false => vmid,
     };
     let command = commands::with_vmid(command, vmid);
-    Ok(HostCommand::tagged(spoil(command, words)))
+    Ok(HostCommand::new(spoil(command, words)))
 }
 
 /// The range of a TLB invalidation; `None` for what one address says as well (4.4.1.1).
@@ -232,7 +232,7 @@ fn structure(
             commands::cfgi_cd(stream, substream, words[1] & LEAF != 0)
         }
     };
-    Ok(HostCommand::structure(spoil(command, words), device))
+    Ok(HostCommand::about_device(spoil(command, words), device))
 }
 
 /// CMD_ATC_INV. SubstreamID and G count only with SSV (4.5.1).
@@ -270,7 +270,7 @@ fn device_tlb(
         true => commands::atc_inv_global(command),
         false => command,
     };
-    Ok(HostCommand::device_tlb(spoil(command, words), device))
+    Ok(HostCommand::to_device(spoil(command, words), device))
 }
 
 fn device(words: Command, guest: &Guest<'_>) -> Result<GuestDevice, Refusal> {

@@ -16,6 +16,7 @@ use iommu_smmuv3::guest::{GuestCommand, validate};
 use proptest::prelude::*;
 
 const GOLDEN: &str = include_str!("golden/linux-guest-commands.txt");
+const RANGES: &str = include_str!("golden/linux-range-commands.txt");
 
 const TAG: u16 = 7;
 /// The guest's devices: its own ids, and the host's.
@@ -122,12 +123,13 @@ const ATC: [[u64; 2]; 2] = [[0x20_0000_0040, 52], [0x28_0000_0040, 52]];
 const ATCS: [[u64; 2]; 2] = [[0x108_0000_0040, 52], [0x110_0000_0040, 52]];
 const SYNC: [u64; 2] = [0x46, 0];
 
+fn words(text: &str) -> [u64; 2] {
+    let (low, high) = text.trim().split_once(':').unwrap();
+    [low, high].map(|word| u64::from_str_radix(word, 16).unwrap())
+}
+
 #[test]
 fn what_linux_sends_for_a_guest_is_sent() {
-    let words = |text: &str| -> [u64; 2] {
-        let (low, high) = text.trim().split_once(':').unwrap();
-        [low, high].map(|word| u64::from_str_radix(word, 16).unwrap())
-    };
     let lines = GOLDEN.lines().filter(|line| !line.starts_with('#'));
     let mut count = 0;
     for line in lines {
@@ -139,6 +141,33 @@ fn what_linux_sends_for_a_guest_is_sent() {
         count += 1;
     }
     assert_eq!(count, 14);
+}
+
+/// What Linux's builders produce for 200 ranges: here, what a guest writes.
+#[test]
+fn what_a_linux_guest_writes_is_sent_under_its_own_ids() {
+    let lines = RANGES.lines().filter(|line| !line.starts_with('#'));
+    let mut count = 0;
+    for line in lines {
+        let columns: Vec<_> = line.split('|').map(str::trim).collect();
+        let [.., atc, ranges] = columns[..] else {
+            panic!("columns: {line}")
+        };
+        // StreamID 8 and SubstreamID 9, here of the guest's device 0x20.
+        let [low, high] = words(atc);
+        let (guests, hosts) = (
+            low & 0xffff_ffff | 0x20 << 32,
+            low & 0xffff_ffff | 0x108 << 32,
+        );
+        assert_eq!(sent([guests, high]), Ok([hosts, high]), "{line}");
+        let (ranges, _) = ranges.split_once(" n=").unwrap();
+        for [low, high] in ranges.split(',').filter(|text| !text.is_empty()).map(words) {
+            let ours = low | u64::from(TAG) << 32;
+            assert_eq!(sent([low, high]), Ok([ours, high]), "{line}");
+            count += 1;
+        }
+    }
+    assert!(count >= 200, "{count}");
 }
 
 /// Linux passes these on as they are; what is sent here invalidates at least as much.
@@ -404,7 +433,7 @@ fn an_error_of_the_queue_is_told() {
 }
 
 /// Words that are now and then a command: of any opcode, with most bits clear in some.
-fn words() -> impl Strategy<Value = [u64; 2]> {
+fn any_words() -> impl Strategy<Value = [u64; 2]> {
     let word = || {
         prop_oneof![
             any::<u64>(),
@@ -482,7 +511,7 @@ proptest! {
     #![proptest_config(cases(20_000))]
 
     #[test]
-    fn any_command_is_refused_or_legal_and_for_the_guest(words in words()) {
+    fn any_command_is_refused_or_legal_and_for_the_guest(words in any_words()) {
         if let Ok(host) = sent(words) {
             let concerned = concerns(host);
             prop_assert!(concerned.is_some(), "{words:x?} became {host:x?}");
@@ -506,7 +535,7 @@ proptest! {
 
     /// The fake panics at a reserved bit and stops at an illegal command.
     #[test]
-    fn any_batch_leaves_the_queue_running(list in prop::collection::vec(words(), 0..8)) {
+    fn any_batch_leaves_the_queue_running(list in prop::collection::vec(any_words(), 0..8)) {
         let scene = Scene::new(NESTING);
         let executed = scene.run(&list).unwrap();
         prop_assert_eq!(executed.taken == list.len(), executed.refused.is_none());

@@ -260,12 +260,7 @@ fn device_tlb_block(
     capabilities: &Capabilities,
 ) -> Command {
     let source_id = device.0 as u16 ^ u16::from(planted::is(Fault::VtdWrongDevice));
-    // A device is taken for a physical function; PFSID is reserved without the throttle.
-    let pf_source_id = if capabilities.device_tlb_throttle() {
-        source_id
-    } else {
-        0
-    };
+    let pf_source_id = pf_source_id(source_id, capabilities);
     let Block { address, order } = block;
     let order = order.saturating_sub(planted::is(Fault::VtdDeviceTlbSizeShort).into());
     if planted::is(Fault::VtdWrongDeviceTlbPasid) {
@@ -276,6 +271,15 @@ fn device_tlb_block(
         commands::device_tlb(source_id, pf_source_id, address, order)
     } else {
         commands::pasid_device_tlb(source_id, pf_source_id, pasid, address, order)
+    }
+}
+
+/// A device is taken for a physical function; PFSID is reserved without the throttle.
+pub(crate) fn pf_source_id(source_id: u16, capabilities: &Capabilities) -> u16 {
+    if capabilities.device_tlb_throttle() {
+        source_id
+    } else {
+        0
     }
 }
 

@@ -24,7 +24,8 @@
 //!
 //! One way through the crate: [`Unit`] changes `tables`, asks [`invalidate`] what the hardware must
 //! forget, and posts that to [`queue`]. [`spec`] holds the encodings, [`caps`] what each capability
-//! obliges to, [`faults`] what a fault record means, [`page_requests`] what a device asks for.
+//! obliges to, [`faults`] what a fault record means, [`page_requests`] what a device asks for,
+//! [`guest`] which descriptors of a guest are executed for it.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -34,7 +35,7 @@ pub mod caps;
 mod control;
 pub mod faults;
 pub mod firmware;
-
+pub mod guest;
 pub mod invalidate;
 pub mod page_requests;
 #[cfg(not(planted))]

@@ -89,4 +89,10 @@ iommu_core::planted_faults! {
     VtdDrainWithoutFlag => real "unit" "page_requests::a_drain_follows";
     /// VT-d: a drain leaves out the device TLB, whose invalidation pushes requests before it.
     VtdDrainWithoutDevice => real "unit" "page_requests::a_drain_follows";
+    /// VT-d: a guest's descriptor keeps the domain-id that the guest wrote.
+    VtdGuestTagForgotten => real "unit" "guest::any_command";
+    /// VT-d: a guest's descriptor keeps the source-id that the guest wrote.
+    VtdGuestSourceKept => real "unit" "guest::any_command";
+    /// VT-d: a guest's own words are passed on, with domain-id and source-id replaced.
+    VtdGuestWordsPassedOn => real "unit" "guest::any_command";
 }

@@ -180,6 +180,10 @@ impl<P: Platform> Unit<P> {
         self.memory.queue.wait(ticket).map(drop)
     }
 
+    pub(crate) fn queue(&self) -> &Queue<P> {
+        &self.memory.queue
+    }
+
     pub(crate) fn tables(&self) -> &Mutex<Tables<P>> {
         &self.memory.tables
     }

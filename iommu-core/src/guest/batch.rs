@@ -8,8 +8,9 @@ use crate::platform::Platform;
 use crate::quarantine::Quarantine;
 use crate::ring::{Item, QueueRegisters, Ring};
 
-/// The most commands of one call, on a queue that is long enough: neither does a guest keep the queue
-/// from others for long, nor does it make the host use more than a few KiB of stack.
+/// The most commands of one call: half of the shortest queue that a backend works with. Neither does a
+/// guest keep the queue from others for long, nor does it make the host use more than a few KiB of
+/// stack.
 pub const MOST_COMMANDS: usize = 64;
 
 /// How often a list that was dropped because of somebody else's error is posted again.
@@ -81,18 +82,17 @@ pub struct Batch<const WORDS: usize> {
 }
 
 impl<const WORDS: usize> Batch<WORDS> {
-    /// Validates commands from the first on, `most` and [`MOST_COMMANDS`] at most, until one is refused.
+    /// Validates commands from the first on, [`MOST_COMMANDS`] at most, until one is refused.
     pub fn new(
         commands: &[GuestCommand<WORDS>],
-        most: usize,
         validate: impl Fn(GuestCommand<WORDS>) -> Result<HostCommand<WORDS>, Refusal>,
     ) -> Self {
         let mut batch = Self {
-            commands: [HostCommand::tagged([0; WORDS]); MOST_COMMANDS],
+            commands: [HostCommand::new([0; WORDS]); MOST_COMMANDS],
             count: 0,
             refused: None,
         };
-        for (command, place) in commands.iter().zip(&mut batch.commands).take(most) {
+        for (command, place) in commands.iter().zip(&mut batch.commands) {
             match validate(*command) {
                 Ok(command) => *place = command,
                 Err(_) if planted::is(Fault::GuestRefusalSkipped) => continue,

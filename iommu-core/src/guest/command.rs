@@ -72,8 +72,8 @@ pub struct HostCommand<const WORDS: usize> {
 }
 
 impl<const WORDS: usize> HostCommand<WORDS> {
-    /// An invalidation of what the IOMMU caches under the guest's tag.
-    pub const fn tagged(words: Command<WORDS>) -> Self {
+    /// A command that names no device, but for instance the guest's tag.
+    pub const fn new(words: Command<WORDS>) -> Self {
         Self {
             words,
             device: None,
@@ -82,7 +82,7 @@ impl<const WORDS: usize> HostCommand<WORDS> {
     }
 
     /// An invalidation of what the IOMMU caches of a structure of `device`.
-    pub const fn structure(words: Command<WORDS>, device: GuestDevice) -> Self {
+    pub const fn about_device(words: Command<WORDS>, device: GuestDevice) -> Self {
         Self {
             words,
             device: Some(device),
@@ -91,7 +91,7 @@ impl<const WORDS: usize> HostCommand<WORDS> {
     }
 
     /// An invalidation of the TLB of `device`, which has to answer it.
-    pub const fn device_tlb(words: Command<WORDS>, device: GuestDevice) -> Self {
+    pub const fn to_device(words: Command<WORDS>, device: GuestDevice) -> Self {
         Self {
             words,
             device: Some(device),
@@ -188,4 +188,20 @@ pub fn sized_block(address: u64, is_range: bool, field: &'static str) -> Result<
             value: address,
         }),
     }
+}
+
+/// Refuses a block outside the addresses of `bits` bits that are sign-extended, as in first stages of
+/// x86 and RISC-V. A block of more than half of them has any address.
+///
+/// # Errors
+///
+/// [`Refusal::AddressOutside`].
+pub fn check_sign_extended(block: Block, bits: u8) -> Result<(), Refusal> {
+    let Block { address, order } = block;
+    let sign = u32::from(bits.clamp(1, 64)) - 1;
+    let upper = (address as i64) >> sign;
+    if order + PAGE_SHIFT <= sign && upper != 0 && upper != -1 {
+        return Err(Refusal::AddressOutside { address, bits });
+    }
+    Ok(())
 }

@@ -28,7 +28,7 @@ mod refusal;
 mod tests;
 
 pub use batch::{Batch, Executed, MOST_COMMANDS, SilentDevices};
-pub use command::{GuestCommand, HostCommand, check_reserved, sized_block};
+pub use command::{GuestCommand, HostCommand, check_reserved, check_sign_extended, sized_block};
 pub use devices::{DeviceLookup, DeviceMap, MapError};
 pub use refusal::Refusal;
 

@@ -181,11 +181,6 @@ impl<const WORDS: usize, R: QueueRegisters<WORDS>, P: Platform> Ring<WORDS, R, P
         self.sequencer.slots.physical()
     }
 
-    /// The most commands of one list: one slot stays empty, and one is the sync.
-    pub const fn longest_list(&self) -> usize {
-        self.config.slots - 2
-    }
-
     /// The registers' side.
     pub fn registers(&self) -> &R {
         self.sequencer.slots.registers()

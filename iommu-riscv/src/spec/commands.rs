@@ -34,21 +34,35 @@
 use iommu_core::cover::Block;
 use iommu_core::ids::{DeviceId, Pasid, Tag};
 use iommu_core::ring::{Command as Words, CompletionWord};
+use opcode::{
+    ATS_INVAL, ATS_PRGR, IODIR_INVAL_DDT, IODIR_INVAL_PDT, IOFENCE_C, IOTINVAL_GVMA, IOTINVAL_VMA,
+};
 
 /// A command.
 pub type Command = Words<2>;
 
-const IOTINVAL_VMA: u64 = 1;
-const IOTINVAL_GVMA: u64 = 1 | 1 << 7;
-const IOFENCE_C: u64 = 2;
-const IODIR_INVAL_DDT: u64 = 3;
-const IODIR_INVAL_PDT: u64 = 3 | 1 << 7;
-const ATS_INVAL: u64 = 4;
-const ATS_PRGR: u64 = 4 | 1 << 7;
+/// Opcode and func3 of each command: bits 9:0 of the first doubleword.
+pub mod opcode {
+    /// IOTINVAL.VMA.
+    pub const IOTINVAL_VMA: u64 = 1;
+    /// IOTINVAL.GVMA.
+    pub const IOTINVAL_GVMA: u64 = 1 | 1 << 7;
+    /// IOFENCE.C.
+    pub const IOFENCE_C: u64 = 2;
+    /// IODIR.INVAL_DDT.
+    pub const IODIR_INVAL_DDT: u64 = 3;
+    /// IODIR.INVAL_PDT.
+    pub const IODIR_INVAL_PDT: u64 = 3 | 1 << 7;
+    /// ATS.INVAL.
+    pub const ATS_INVAL: u64 = 4;
+    /// ATS.PRGR.
+    pub const ATS_PRGR: u64 = 4 | 1 << 7;
+}
 
 /// IOTINVAL, IOFENCE: the address operand is valid.
 const AV: u64 = 1 << 10;
 const PSCV: u64 = 1 << 32;
+const GV: u64 = 1 << 33;
 const NL: u64 = 1 << 34;
 /// IOTINVAL: the address operand is a range.
 const IOTINVAL_S: u64 = 1 << 9;
@@ -59,6 +73,8 @@ const PV: u64 = 1 << 32;
 const DSV: u64 = 1 << 33;
 /// ATS.INVAL: the address of the payload is a range.
 const PAYLOAD_S: u64 = 1 << 11;
+/// ATS.INVAL: under every PASID.
+const PAYLOAD_G: u64 = 1;
 
 const PAGE_MASK: u64 = !0xfff;
 
@@ -129,6 +145,20 @@ pub const fn iotinval_vma_block(tag: Tag, block: Block, reach: Reach) -> Command
     [first, address | range]
 }
 
+/// What is cached for a block under every tag, global mappings included; a block of more than one page
+/// only if `capabilities.S`.
+pub const fn iotinval_vma_block_all(block: Block, reach: Reach) -> Command {
+    let [first, second] = iotinval_vma_block(Tag(0), block, reach);
+    [first & !PSCV, second]
+}
+
+/// An IOTINVAL.VMA for the guest `gscid` instead of the host; only if there is a second stage.
+pub const fn for_guest(command: Command, gscid: u16) -> Command {
+    const GSCID: u64 = 0xffff << 44;
+    let [first, second] = command;
+    [first & !GSCID | GV | (gscid as u64) << 44, second]
+}
+
 /// Everything cached of every second-stage table; only if there is a second stage.
 pub const fn iotinval_gvma_all() -> Command {
     [IOTINVAL_GVMA, 0]
@@ -137,6 +167,14 @@ pub const fn iotinval_gvma_all() -> Command {
 /// Complete when every command before it is. It says so to nobody.
 pub const fn iofence() -> Command {
     [IOFENCE_C, 0]
+}
+
+/// [`iofence`] that is complete when also the device reads (PR), or writes (PW), that the IOMMU has
+/// already processed can be observed by all harts.
+pub const fn iofence_after(reads: bool, writes: bool) -> Command {
+    let reads = if reads { PR } else { 0 };
+    let writes = if writes { PW } else { 0 };
+    [IOFENCE_C | reads | writes, 0]
 }
 
 /// Complete when every command before it is, and when the device reads (PR) and writes (PW) that
@@ -166,14 +204,29 @@ pub const fn iodir_inval_pdt(device: DeviceId, pasid: Pasid) -> Command {
 /// An invalidation request to the device: its translations of a block, for a PASID or for requests
 /// without one. Bits 23:16 of the device id are the segment number.
 pub const fn ats_inval(device: DeviceId, pasid: Pasid, block: Block) -> Command {
-    let destination = destination(device);
-    let process = if pasid.is_untagged() {
-        0
+    let pasid = if pasid.is_untagged() {
+        None
     } else {
-        PV | operand_20(pasid.get())
+        Some(pasid)
+    };
+    ats_inval_as(device, pasid, block)
+}
+
+/// The same; the request carries `pasid`, if there is one, even if it is 0.
+pub const fn ats_inval_as(device: DeviceId, pasid: Option<Pasid>, block: Block) -> Command {
+    let process = match pasid {
+        Some(pasid) => PV | operand_20(pasid.get()),
+        None => 0,
     };
     let range = if block.order == 0 { 0 } else { PAYLOAD_S };
-    [ATS_INVAL | destination | process, napot(block) | range]
+    let payload = napot(block) | range;
+    [ATS_INVAL | destination(device) | process, payload]
+}
+
+/// An [`ats_inval_as`] with a PASID whose G bit makes it reach the block under every PASID.
+pub const fn ats_inval_global(command: Command) -> Command {
+    let [first, payload] = command;
+    [first, payload | PAYLOAD_G]
 }
 
 /// What a page request group response says (PCIe 6.0 section 10.4.2).

@@ -57,6 +57,47 @@ static void commands(void)
             .payload = 0x1000);
 }
 
+/* What a guest with GSCID 0x5a5 writes, whose devices 0x000102 and 0x010203 are 0x001234 and 0xfe1235 of the
+ * host, and what is to be sent for it: GSCID and device replaced, ignored operands left out. */
+static void guests(void)
+{
+    COMMAND("guest_all", iotinval, .opcode = IOTINVAL, .func3 = VMA);
+    COMMAND("host_all", iotinval, .opcode = IOTINVAL, .func3 = VMA, .gv = 1, .gscid = 0x5a5);
+    COMMAND("guest_all_of_vm", iotinval, .opcode = IOTINVAL, .func3 = VMA, .gv = 1, .gscid = 7);
+    COMMAND("host_all_of_vm", iotinval, .opcode = IOTINVAL, .func3 = VMA, .gv = 1, .gscid = 0x5a5);
+    COMMAND("guest_tag", iotinval, .opcode = IOTINVAL, .func3 = VMA, .pscv = 1, .pscid = 0xabcde);
+    COMMAND("host_tag", iotinval, .opcode = IOTINVAL, .func3 = VMA, .pscv = 1, .pscid = 0xabcde, .gv = 1,
+            .gscid = 0x5a5);
+    COMMAND("guest_page", iotinval, .opcode = IOTINVAL, .func3 = VMA, .pscv = 1, .pscid = 9, .av = 1,
+            .addr_63_12 = 0xfffffffffffff);
+    COMMAND("host_page", iotinval, .opcode = IOTINVAL, .func3 = VMA, .pscv = 1, .pscid = 9, .av = 1,
+            .addr_63_12 = 0xfffffffffffff, .gv = 1, .gscid = 0x5a5);
+    COMMAND("guest_2m_nl_all", iotinval, .opcode = IOTINVAL, .func3 = VMA, .av = 1, .nl = 1, .s = 1,
+            .addr_63_12 = 0x12200 | 0xff);
+    COMMAND("host_2m_nl_all", iotinval, .opcode = IOTINVAL, .func3 = VMA, .av = 1, .nl = 1, .s = 1,
+            .addr_63_12 = 0x12200 | 0xff, .gv = 1, .gscid = 0x5a5);
+    COMMAND("guest_ignored", iotinval, .opcode = IOTINVAL, .func3 = VMA, .pscid = 9, .gscid = 7, .nl = 1,
+            .s = 1, .addr_63_12 = 0x12345);
+    COMMAND("host_ignored", iotinval, .opcode = IOTINVAL, .func3 = VMA, .gv = 1, .gscid = 0x5a5);
+    COMMAND("guest_fence", iofence, .opcode = IOFENCE, .func3 = IOFENCE_C, .pr = 1, .data = 7, .addr_63_2 = 9);
+    COMMAND("host_fence", iofence, .opcode = IOFENCE, .func3 = IOFENCE_C, .pr = 1);
+    COMMAND("guest_fence_writes", iofence, .opcode = IOFENCE, .func3 = IOFENCE_C, .pw = 1);
+    COMMAND("host_fence_writes", iofence, .opcode = IOFENCE, .func3 = IOFENCE_C, .pw = 1);
+    COMMAND("guest_process", iodir, .opcode = IODIR, .func3 = INVAL_PDT, .dv = 1, .did = 0x010203, .pid = 0x5);
+    COMMAND("host_process", iodir, .opcode = IODIR, .func3 = INVAL_PDT, .dv = 1, .did = 0xfe1235, .pid = 0x5);
+    COMMAND("guest_ats", ats, .opcode = ATS, .func3 = INVAL, .rid = 0x0102, .payload = 0x7ffffffffffff800);
+    COMMAND("host_ats", ats, .opcode = ATS, .func3 = INVAL, .rid = 0x1234, .payload = 0x7ffffffffffff800);
+    COMMAND("guest_ats_segment", ats, .opcode = ATS, .func3 = INVAL, .rid = 0x0203, .dsv = 1, .dseg = 1, .pv = 1,
+            .pid = 5, .payload = 0x5001);
+    COMMAND("host_ats_segment", ats, .opcode = ATS, .func3 = INVAL, .rid = 0x1235, .dsv = 1, .dseg = 0xfe, .pv = 1,
+            .pid = 5, .payload = 0x5001);
+    COMMAND("guest_ats_pasid_0", ats, .opcode = ATS, .func3 = INVAL, .rid = 0x0102, .pv = 1, .payload = 0x5800);
+    COMMAND("host_ats_pasid_0", ats, .opcode = ATS, .func3 = INVAL, .rid = 0x1234, .pv = 1, .payload = 0x5800);
+    COMMAND("guest_ats_ignored", ats, .opcode = ATS, .func3 = INVAL, .rid = 0x0102, .dseg = 0xff, .pid = 5,
+            .payload = 0x1001);
+    COMMAND("host_ats_ignored", ats, .opcode = ATS, .func3 = INVAL, .rid = 0x1234, .payload = 0x1000);
+}
+
 static void tables(void)
 {
     device_context_t dc = {0};
@@ -138,6 +179,7 @@ static void events(void)
 int main(void)
 {
     commands();
+    guests();
     tables();
     registers();
     events();

@@ -6,6 +6,7 @@ mod devices;
 mod errors;
 mod fake;
 mod faults;
+mod guest;
 mod invalidation;
 mod page_requests;
 mod probe;

@@ -6,17 +6,35 @@
 use super::{PAGE_ADDRESS, field};
 use iommu_core::ids::{Pasid, PhysicalAddress};
 
+use kind::{
+    CONTEXT_CACHE, DEVICE_TLB, IOTLB, PAGE_GROUP_RESPONSE, PASID_CACHE, PASID_DEVICE_TLB,
+    PASID_IOTLB, WAIT,
+};
+
 /// One descriptor: four little-endian 64-bit words.
 pub type Command = iommu_core::ring::Command<4>;
 
-const CONTEXT_CACHE: u64 = 1;
-const IOTLB: u64 = 2;
-const DEVICE_TLB: u64 = 3;
-const WAIT: u64 = 5;
-const PASID_IOTLB: u64 = 6;
-const PASID_CACHE: u64 = 7;
-const PASID_DEVICE_TLB: u64 = 8;
-const PAGE_GROUP_RESPONSE: u64 = 9;
+/// The types of descriptors (6.5.2).
+pub mod kind {
+    /// Context-cache Invalidate Descriptor.
+    pub const CONTEXT_CACHE: u64 = 1;
+    /// IOTLB Invalidate Descriptor.
+    pub const IOTLB: u64 = 2;
+    /// Device-TLB Invalidate Descriptor.
+    pub const DEVICE_TLB: u64 = 3;
+    /// Interrupt Entry Cache Invalidate Descriptor.
+    pub const INTERRUPT_ENTRY_CACHE: u64 = 4;
+    /// Invalidation Wait Descriptor.
+    pub const WAIT: u64 = 5;
+    /// PASID-based-IOTLB Invalidate Descriptor.
+    pub const PASID_IOTLB: u64 = 6;
+    /// PASID-cache Invalidate Descriptor.
+    pub const PASID_CACHE: u64 = 7;
+    /// PASID-based-Device-TLB Invalidate Descriptor.
+    pub const PASID_DEVICE_TLB: u64 = 8;
+    /// Page Group Response Descriptor.
+    pub const PAGE_GROUP_RESPONSE: u64 = 9;
+}
 
 /// Which DMA requests an IOTLB invalidation waits for: those that CAP.DRD and CAP.DWD offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +90,29 @@ pub const fn iotlb_domain(domain_id: u16, drain: Drain) -> Command {
     [low, 0, 0, 0]
 }
 
+/// IOTLB Invalidate Descriptor for 2^`order` pages from `address` under `domain_id` (6.5.2.3), in the
+/// layout of [`iotlb_global`], only if CAP.PSI.
+///
+/// ```text
+///         63                       12 11 7  6 5  0
+/// word 1 +---------------------------+----+--+----+
+///        |        ADDR[63:12]        |    |IH| AM |
+///        +---------------------------+----+--+----+
+/// ```
+///
+/// `leaf_only` (IH) says that no entry above the leaves changed. `order` is at most CAP.MAMV.
+pub const fn iotlb_page(
+    domain_id: u16,
+    drain: Drain,
+    address: u64,
+    order: u32,
+    leaf_only: bool,
+) -> Command {
+    let low = IOTLB | field(3, 4, 2) | drain_bits(drain) | field(domain_id as u64, 16, 16);
+    let high = address & PAGE_ADDRESS | field(leaf_only as u64, 6, 1) | field(order as u64, 0, 6);
+    [low, high, 0, 0]
+}
+
 const fn drain_bits(drain: Drain) -> u64 {
     field(drain.writes as u64, 6, 1) | field(drain.reads as u64, 7, 1)
 }
@@ -120,6 +161,12 @@ pub const fn pasid_device_tlb(
         | pfsid(pf_source_id);
     let (range, size) = sized_address(address, order);
     [low, range | size << 11, 0, 0]
+}
+
+/// A [`pasid_device_tlb`] with G = 1: the range under every PASID of the device (6.5.2.6).
+pub const fn pasid_device_tlb_global(command: Command) -> Command {
+    let [low, high, third, fourth] = command;
+    [low, high | 1, third, fourth]
 }
 
 /// The source-id of the physical function, in its two parts.

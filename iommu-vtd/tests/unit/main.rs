@@ -9,6 +9,7 @@ mod devices;
 mod errors;
 mod fake;
 mod faults;
+mod guest;
 mod order;
 mod page_requests;
 mod quarantine;
