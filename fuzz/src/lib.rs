@@ -12,6 +12,7 @@ mod command;
 pub mod config_space;
 pub mod events;
 pub mod firmware;
+pub mod guest_commands;
 pub mod invalidation;
 pub mod notifier;
 pub mod queue;
@@ -26,6 +27,7 @@ pub const TARGETS: &[Target] = &[
     ("config_space", config_space::run),
     ("dmar", firmware::dmar),
     ("events", events::run),
+    ("guest_commands", guest_commands::run),
     ("invalidation", invalidation::run),
     ("iommu_map", firmware::iommu_map),
     ("iort", firmware::iort),
