@@ -57,7 +57,7 @@ impl<P: Platform> Unit<P> {
     ///
     /// At most [`MOST_COMMANDS`](guest::MOST_COMMANDS) are taken; [`Executed`] says how many were. A
     /// device that a command names is enabled on this unit, with a device TLB if it is that which the
-    /// command is for. May wait for the tables' lock and for the queue.
+    /// command is for. Allocates nothing; may wait for the tables' lock and for the queue.
     ///
     /// # Errors
     ///

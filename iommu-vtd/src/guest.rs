@@ -53,8 +53,8 @@ impl<P: Platform> Unit<P> {
     /// up to the first that is not, with one doorbell, and waits for them.
     ///
     /// At most [`MOST_COMMANDS`](guest::MOST_COMMANDS) are taken; [`Executed`] says how many were. A
-    /// device that a descriptor names is enabled on this unit with a device TLB. May wait for the tables'
-    /// lock and for the queue.
+    /// device that a descriptor names is enabled on this unit with a device TLB. Allocates nothing; may
+    /// wait for the tables' lock and for the queue.
     ///
     /// # Errors
     ///

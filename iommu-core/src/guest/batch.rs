@@ -22,6 +22,7 @@ const ALONE: usize = 2;
 
 /// How far a guest's commands were executed.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "the guest's queue goes on behind what was taken, and silent devices are to be cut off"]
 pub struct Executed {
     /// How many commands, from the first, were taken. They are complete, except for
     /// [`silent`](Self::silent) devices.
