@@ -1,5 +1,6 @@
 //! How a case ends.
 
+use crate::rig::Documented;
 use std::fmt::Display;
 
 /// Why a case did not come to its end.
@@ -26,7 +27,7 @@ pub fn failed<T>(what: impl Display) -> Outcome<T> {
 }
 
 /// A skip.
-pub fn skip<T>(why: impl Display) -> Outcome<T> {
+pub fn skip<T>(why: impl Documented) -> Outcome<T> {
     Err(Stop::Skip(why.to_string()))
 }
 

@@ -2,7 +2,7 @@
 
 use crate::kernel::{Kernel, PAGE, PASID_BITS, Pager, Process, Region, Rights};
 use crate::outcome::{Outcome, ensure, failed, skip};
-use crate::rig::{Freedom, Layout, Maker, Rig, Shortcoming, Troubles};
+use crate::rig::{Absence, Freedom, Layout, Maker, Rig, Shortcoming, Troubles};
 use iommu_core::iommu::{DeviceConfig, PageFaults};
 use iommu_core::sva::Requests;
 use iommu_model::device::{Ended, Job, Transfer};
@@ -78,10 +78,10 @@ impl<'a> Bench<'a> {
         for can in rig.iommus().iter().map(|iommu| iommu.features()) {
             match page_faults {
                 PageFaults::PageRequests { .. } if !can.page_requests => {
-                    return skip("the IOMMU takes no page requests");
+                    return skip(Absence::PageRequests);
                 }
                 PageFaults::Stall if !can.stall => {
-                    return skip("the IOMMU holds no transactions back");
+                    return skip(Absence::Stalls);
                 }
                 _ => {}
             }

@@ -11,6 +11,7 @@ mod page_requests;
 mod ranges;
 mod self_check;
 mod sharing;
+mod slow_device;
 mod tables;
 mod tlbs;
 
@@ -34,6 +35,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         ranges::CASES,
         tables::CASES,
         tlbs::CASES,
+        slow_device::CASES,
         binding::CASES,
         concurrency::CASES,
         moments::CASES,

@@ -3,7 +3,7 @@
 use super::Case;
 use crate::kernel::{HUGE, PAGE, Rights, shares_root_with_kernel};
 use crate::outcome::{Outcome, skip};
-use crate::rig::Layout;
+use crate::rig::{Absence, Layout};
 use crate::scene::{Bench, USER};
 use core_notifier::Range;
 use iommu_core::page_table::Format;
@@ -68,7 +68,7 @@ fn split(bench: &Bench<'_>, in_place: bool) -> Outcome {
     for layout in [Layout::PLAIN, Layout::DEVICE_TLB] {
         let scene = bench.scene(layout)?;
         if in_place && matches!(scene.rig.format(), Format::Aarch64 { .. }) {
-            return skip("AArch64 demands break-before-make");
+            return skip(Absence::ChangeInPlace);
         }
         let process = scene.bound()?;
         process.map_huge(USER, Rights::WRITABLE)?;
@@ -165,7 +165,7 @@ fn kernel_half(bench: &Bench<'_>) -> Outcome {
     })?;
     let format = scene.rig.format();
     if !shares_root_with_kernel(format) {
-        return skip("the kernel's half has a root of its own");
+        return skip(Absence::SharedRoot);
     }
     // Both on one device, if it can have two.
     let seats = if scene.rig.sends_pasids() {

@@ -7,6 +7,7 @@ use super::frames::PAGE;
 use super::page_table::{self, PageTable};
 use crate::oracle::{Requester, Space};
 use crate::outcome::{Outcome, failed, skip};
+use crate::rig::Absence;
 use core_notifier::Range;
 use iommu_core::deferred::{Bounds, DeferredDomain, Owner, Refused, Trust};
 use iommu_core::error::QueueError;
@@ -89,7 +90,7 @@ impl DmaDomain {
         match deferred.add(iommu, attachment, Trust::Trusted) {
             Ok(replaced) => drop(replaced),
             Err(Refused::CachesNotPresent) => {
-                return skip("an IOMMU that caches what is not present cannot defer");
+                return skip(Absence::Deferral);
             }
             Err(error) => return Err(error.into()),
         }

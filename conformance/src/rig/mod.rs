@@ -9,7 +9,7 @@ mod shortcoming;
 
 pub use model::{AARCH64, Model, RIGS as MODEL_RIGS};
 pub use qemu::RIGS as QEMU_RIGS;
-pub use shortcoming::Shortcoming;
+pub use shortcoming::{Absence, Documented, Shortcoming};
 
 use crate::outcome::{Outcome, Stop, skip};
 use iommu_core::ids::DeviceId;
@@ -17,6 +17,7 @@ use iommu_core::iommu::Iommu;
 use iommu_core::page_table::Format;
 use iommu_model::device::{Ended, Job, Record, Transfer};
 use iommu_model::{Coherency, Policy};
+use shootdown_device_tlb::Device;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A rig that can be built.
@@ -59,7 +60,7 @@ pub trait Maker: Sync {
     /// [`Stop::Skip`] if the rig cannot do that.
     fn take_over(&self, rig: &Arc<dyn Rig>, layout: &Layout) -> Result<Arc<dyn Rig>, Stop> {
         let _ = (rig, layout);
-        skip("the rig's hardware does not outlive its drivers")
+        skip(Shortcoming::EndsWithDrivers)
     }
 }
 
@@ -208,6 +209,14 @@ pub trait Rig: Send + Sync {
     fn stop(&self, seat: usize, pasid: Option<u32>);
     /// What the devices did since the last call.
     fn take_history(&self) -> Vec<Record>;
+    /// The device on a seat, with the TLB that it really has.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop::Skip`] on a rig whose devices are models, or have none.
+    fn device_tlb(&self, _seat: usize) -> Result<&Device, Stop> {
+        skip(Absence::RealDevices)
+    }
     /// What only a model can be asked.
     ///
     /// # Errors

@@ -97,8 +97,8 @@ impl Device {
         listener.set_nonblocking(true)?;
         let shared = Arc::new(Shared::new(clock));
         let service = {
-            let shared = shared.clone();
-            thread::spawn(move || match accept(&shared, &listener) {
+            let (shared, path) = (shared.clone(), path.to_owned());
+            thread::spawn(move || match accept(&shared, &listener, &path) {
                 Ok(Some(socket)) => serve(&shared, &socket),
                 Ok(None) => {}
                 Err(error) => shared.end(&error.to_string()),
@@ -300,10 +300,12 @@ fn within_page(iova: u64, length: usize) -> usize {
 }
 
 /// QEMU's connection; `None` if the device ends before.
-fn accept(shared: &Shared, listener: &UnixListener) -> io::Result<Option<UnixStream>> {
+fn accept(shared: &Shared, listener: &UnixListener, path: &Path) -> io::Result<Option<UnixStream>> {
     while shared.state().end.is_none() {
         match listener.accept() {
             Ok((socket, _)) => {
+                // Nobody else is to come, and who is killed leaves nothing.
+                let _ = std::fs::remove_file(path);
                 socket.set_nonblocking(false)?;
                 return Ok(Some(socket));
             }

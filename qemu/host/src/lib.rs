@@ -26,7 +26,7 @@ mod trace;
 
 pub use error::Error;
 pub use machine::{Architecture, Machine, Options};
-pub use platform::{HostClock, Parts, Platform, Registers};
+pub use platform::{HostClock, Parts, Platform, Registers, Steps};
 pub use program::{OLDEST, Program, ProgramError, VARIABLE};
 pub use ram::Ram;
 pub use session::Interrupt;

@@ -51,7 +51,11 @@ pub struct Registers {
     machine: Arc<Machine>,
     base: u64,
     turns: Option<Turns>,
+    steps: Option<Steps>,
 }
+
+/// What is written before a value at an offset.
+pub type Steps = Arc<dyn Fn(usize, u64) -> Vec<u64> + Send + Sync>;
 
 impl Registers {
     /// The registers from physical address `base` on.
@@ -60,6 +64,7 @@ impl Registers {
             machine: machine.clone(),
             base,
             turns: None,
+            steps: None,
         }
     }
 
@@ -71,6 +76,31 @@ impl Registers {
             turns: Some(Turns { before, turn }),
             ..self
         }
+    }
+
+    /// Before each write, writes what `steps` says for its offset and value, each of it done before the
+    /// next.
+    #[must_use]
+    pub fn stepping(self, steps: Steps) -> Self {
+        Self {
+            steps: Some(steps),
+            ..self
+        }
+    }
+
+    fn write<T: Into<u64>>(
+        &self,
+        offset: usize,
+        value: T,
+        write: impl Fn(&Machine, u64, u64) -> Result<(), Error>,
+    ) {
+        let value = value.into();
+        let steps = self.steps.as_ref().map(|steps| steps(offset, value));
+        for step in steps.into_iter().flatten() {
+            let _ = self.access(offset, |machine, at| write(machine, at, step));
+            let _ = self.machine.synchronize();
+        }
+        let _ = self.access(offset, |machine, at| write(machine, at, value));
     }
 
     fn access<T>(
@@ -96,13 +126,15 @@ unsafe impl Mmio for Registers {
         self.access(offset, Machine::read32).unwrap_or(u32::MAX)
     }
     fn write32(&self, offset: usize, value: u32) {
-        let _ = self.access(offset, |machine, at| machine.write32(at, value));
+        self.write(offset, value, |machine, at, value| {
+            machine.write32(at, value as u32)
+        });
     }
     fn read64(&self, offset: usize) -> u64 {
         self.access(offset, Machine::read64).unwrap_or(u64::MAX)
     }
     fn write64(&self, offset: usize, value: u64) {
-        let _ = self.access(offset, |machine, at| machine.write64(at, value));
+        self.write(offset, value, Machine::write64);
     }
 }
 

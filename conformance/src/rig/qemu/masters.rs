@@ -1,4 +1,4 @@
-//! What a device on a seat is: `iommu-testdev` for writes and `edu` for reads.
+//! What a device on a seat is; without a TLB, `iommu-testdev` for writes and `edu` for reads.
 //!
 //! Both do real DMA through QEMU's IOMMU, but neither moves bytes that this process could choose or
 //! see. So QEMU's trace tells where the access went, and the bytes are put or taken there.
@@ -8,14 +8,35 @@ use super::trace::Trace;
 use crate::outcome::{Outcome, failed};
 use iommu_core::ids::DeviceId;
 use iommu_model::Refusal;
-use iommu_model::device::Direction;
+use iommu_model::device::{Direction, Via};
+use shootdown_device_tlb::Device;
 use shootdown_qemu_host::Machine;
 use shootdown_qemu_host::devices::{Edu, TestDevice, Written};
 use shootdown_qemu_host::pcie::Bus;
 use std::sync::Arc;
 
+/// What accesses memory for a seat.
+pub trait Master: Send + Sync {
+    /// Its id.
+    fn device(&self) -> DeviceId;
+
+    /// The device, if it has a TLB.
+    fn tlb(&self) -> Option<&Device> {
+        None
+    }
+
+    /// Accesses bytes within one page; what is read is appended to `read`.
+    fn access(
+        &self,
+        trace: &Trace,
+        address: u64,
+        piece: &Direction,
+        read: &mut Vec<u8>,
+    ) -> Outcome<Access>;
+}
+
 /// The devices of one seat.
-pub struct Master {
+struct Pair {
     machine: Arc<Machine>,
     writer: TestDevice,
     reader: Edu,
@@ -24,14 +45,32 @@ pub struct Master {
 
 /// What an access came to.
 pub enum Access {
-    /// It went to this physical address.
-    Done(u64),
+    /// It was performed.
+    Done {
+        /// The physical address.
+        physical: u64,
+        /// How it was translated.
+        via: Via,
+        /// When, if the device knows.
+        at: Option<u64>,
+    },
     /// It was refused.
     Refused(Refusal),
 }
 
+impl Access {
+    /// It went to this physical address, and the IOMMU translated it.
+    const fn done(physical: u64) -> Self {
+        Self::Done {
+            physical,
+            via: Via::Iommu,
+            at: None,
+        }
+    }
+}
+
 /// The masters on a bus, by bus number.
-pub fn all(machine: &Arc<Machine>, bus: &Bus, bridge: Bridge) -> Outcome<Vec<Master>> {
+pub fn all(machine: &Arc<Machine>, bus: &Bus, bridge: Bridge) -> Outcome<Vec<Box<dyn Master>>> {
     let pairs = bus
         .all(TestDevice::IDENTITY)
         .into_iter()
@@ -42,24 +81,23 @@ pub fn all(machine: &Arc<Machine>, bus: &Bus, bridge: Bridge) -> Outcome<Vec<Mas
             if writer.address.bus() != reader.address.bus() {
                 return failed(machine.trouble("a seat lacks a device".to_owned()));
             }
-            Ok(Master {
+            let pair = Pair {
                 machine: machine.clone(),
                 writer: TestDevice::new(machine, &writer)?,
                 reader: Edu::new(machine, &reader)?,
                 device: bridge.device(seat, writer.address.bus()),
-            })
+            };
+            Ok(Box::new(pair) as Box<dyn Master>)
         })
         .collect()
 }
 
-impl Master {
-    /// Its id.
-    pub fn device(&self) -> DeviceId {
+impl Master for Pair {
+    fn device(&self) -> DeviceId {
         self.device
     }
 
-    /// Accesses bytes within one page; what is read is appended to `read`.
-    pub fn access(
+    fn access(
         &self,
         trace: &Trace,
         address: u64,
@@ -73,7 +111,9 @@ impl Master {
             Direction::Read(length) => self.read(trace, address, *length, read),
         }
     }
+}
 
+impl Pair {
     fn write(&self, trace: &Trace, address: u64, bytes: &[u8]) -> Outcome<Access> {
         // Where it looks afterwards does not matter, but it must be memory.
         let anywhere = self.machine.ram().base();
@@ -84,7 +124,7 @@ impl Master {
             (Written::Refused, _) => Ok(Access::Refused(Refusal::NotPresent)),
             (Written::There | Written::Elsewhere, Some(physical)) => {
                 self.put(physical, bytes)?;
-                Ok(Access::Done(physical))
+                Ok(Access::done(physical))
             }
             (_, None) => failed(self.machine.trouble(format!(
                 "QEMU wrote at {address:#x} and traced no translation: {lines:?}"
@@ -128,6 +168,6 @@ impl Master {
             ram.load_bytes(physical, &mut bytes);
         }
         read.extend(bytes);
-        Ok(Access::Done(physical))
+        Ok(Access::done(physical))
     }
 }

@@ -1,26 +1,34 @@
 //! The rigs whose hardware is QEMU's, driven from outside: the drivers run in this process.
 //!
 //! Each seat is a PCIe-to-PCI bridge with two devices behind it, which so have one requester id: one
-//! that writes by DMA and one that reads. No device of QEMU's sends PASIDs.
+//! that writes by DMA and one that reads; or, where device TLBs are asked for and the IOMMU tells them
+//! what to forget, a root port with the device of `qemu/device-tlb`. No device of QEMU's sends PASIDs.
 
+mod clock;
+mod device_tlbs;
 mod masters;
+mod revoked;
 mod rig;
+mod tail;
 mod trace;
 mod translations;
 
 use super::{AARCH64, Freedom, Layout, Maker, Rig, Seat};
 use crate::outcome::{Outcome, Stop, failed, skip};
 use crate::rig::{Shortcoming, Troubles};
+use clock::Clock;
 use iommu_core::ids::DeviceId;
 use iommu_core::iommu::Iommu;
 use iommu_core::page_table::Format;
 use iommu_core::testing::Recorder;
 use iommu_model::Coherency;
 use rig::QemuRig;
+use shootdown_device_tlb::Device;
 use shootdown_qemu_host::commands;
 use shootdown_qemu_host::pcie::Bus;
 use shootdown_qemu_host::{Architecture, Machine, Options, Parts, Program, ProgramError};
 use std::sync::{Arc, OnceLock};
+use tail::TailRegister;
 use translations::Reader;
 
 /// Every rig with QEMU.
@@ -44,6 +52,7 @@ pub const RIGS: &[&dyn Maker] = &[
         machine: "virt,iommu-sys=on",
         iommus: &[Place::At(0x0301_0000)],
         bridge: Bridge::Conventional,
+        queue: None,
         // One level.
         probe: |parts| riscv(parts, 6),
         ..RISCV
@@ -100,9 +109,12 @@ const X86: QemuMaker = QemuMaker {
         Shortcoming::FaultsCollapse,
         Shortcoming::AccessedUnlessDirty,
         Shortcoming::AbsentIsInvalid,
+        Shortcoming::AbsentIsWalked,
     ],
     translations: translations::VTD,
     commands: commands::VTD,
+    queue: Some(&tail::VTD),
+    bypass: None,
     bridge: Bridge::Express,
     probe: |parts| Ok(Arc::new(iommu_vtd::Unit::probe(parts)?)),
 };
@@ -129,6 +141,8 @@ const ARM: QemuMaker = QemuMaker {
     shortcomings: &[Shortcoming::NoPasids, Shortcoming::PrivilegeIgnored],
     translations: translations::SMMUV3,
     commands: commands::SMMUV3,
+    queue: None,
+    bypass: None,
     bridge: Bridge::Express,
     probe: |parts| Ok(Arc::new(iommu_smmuv3::Unit::probe(parts)?)),
 };
@@ -143,6 +157,9 @@ const RISCV: QemuMaker = QemuMaker {
     shortcomings: &[Shortcoming::NoPasids],
     translations: translations::RISCV,
     commands: commands::RISCV,
+    queue: Some(&tail::RISCV),
+    // ddtp in mode Bare (6.5 of the specification).
+    bypass: Some((0x10, 1)),
     bridge: Bridge::Express,
     // Three levels of device directory, which has entries of 64 bytes here.
     probe: |parts| riscv(parts, 16),
@@ -171,6 +188,11 @@ struct QemuMaker {
     shortcomings: &'static [Shortcoming],
     translations: Reader,
     commands: commands::Reader,
+    /// The command queue, if its IOMMU tells device TLBs what to forget.
+    queue: Option<&'static TailRegister>,
+    /// The register and the value by which an IOMMU that blocks at reset lets everything pass. QEMU
+    /// starts a device with a TLB only if its queue can be translated.
+    bypass: Option<(u64, u64)>,
     bridge: Bridge,
     probe: Probe,
 }
@@ -236,7 +258,8 @@ impl QemuMaker {
         (0..count).map(|seat| seat / share).collect()
     }
 
-    fn options(&self, seats: &[usize]) -> Options {
+    /// The machine, with a device with a TLB for each seat or, if there are none, with pairs without.
+    fn options(&self, seats: &[usize], tlbs: &[Device]) -> Options {
         let mut options = Options::new(self.architecture, self.machine);
         for device in self.devices {
             options = options.device(device);
@@ -244,6 +267,10 @@ impl QemuMaker {
         for (seat, &iommu) in seats.iter().enumerate() {
             let (root, _) = ROOTS[iommu];
             let slot = self.bridge.slot(seat);
+            if let Some(device) = tlbs.get(seat) {
+                options = device_tlbs::add(options, device, seat, root, slot);
+                continue;
+            }
             let bridge = match self.bridge {
                 Bridge::Express => "pcie-pci-bridge".to_owned(),
                 Bridge::Conventional => format!("pci-bridge,shpc=off,chassis_nr={}", seat + 1),
@@ -305,15 +332,34 @@ impl Maker for QemuMaker {
         let program = program()?;
         let seats = self.seats(layout);
         if seats.len() > self.bridge.seats() {
-            return skip(format_args!("the rig has {} seats", self.bridge.seats()));
+            return skip(Shortcoming::FewSeats);
         }
-        let machine = Machine::start(program, &self.options(&seats))?;
+        let clock = Arc::new(Clock::default());
+        let tlbs = if layout.device_tlb && self.queue.is_some() {
+            device_tlbs::listen(seats.len(), &clock)?
+        } else {
+            Vec::new()
+        };
+        let machine = Machine::start(program, &self.options(&seats, &tlbs))?;
         let roots: Vec<u8> = ROOTS[..self.iommus.len()]
             .iter()
             .map(|root| root.1)
             .collect();
         let bus = Bus::set_up(&machine, &roots)?;
-        let masters = masters::all(&machine, &bus, self.bridge)?;
+        let mut registers = Vec::new();
+        for &place in &self.iommus[..=seats.iter().copied().max().unwrap_or(0)] {
+            registers.push(self.registers(place, &machine, &bus)?);
+        }
+        let masters = if tlbs.is_empty() {
+            masters::all(&machine, &bus, self.bridge)?
+        } else {
+            if let Some((register, value)) = self.bypass {
+                for base in &registers {
+                    machine.write64(base + register, value)?;
+                }
+            }
+            device_tlbs::start(&machine, &bus, tlbs)?
+        };
         if masters.len() != seats.len() {
             return failed(machine.trouble("a seat has no device".to_owned()));
         }
@@ -325,12 +371,8 @@ impl Maker for QemuMaker {
                 device: master.device(),
             })
             .collect();
-        let mut registers = Vec::new();
-        for &place in &self.iommus[..=seats.iter().map(|seat| seat.iommu).max().unwrap_or(0)] {
-            registers.push(self.registers(place, &machine, &bus)?);
-        }
         Ok(Arc::new(QemuRig::new(
-            self, machine, masters, seats, &registers, troubles,
+            self, machine, masters, seats, &registers, clock, troubles,
         )?))
     }
 }

@@ -1,6 +1,9 @@
 //! A rig with QEMU: its drivers, its devices, and what the devices are asked to do.
 
+use super::clock::Clock;
 use super::masters::{Access, Master};
+use super::revoked::Entries;
+use super::tail::{Queue, TailRegister};
 use super::trace::Trace;
 use super::{QemuMaker, Seat};
 use crate::outcome::{Outcome, Stop, skip};
@@ -10,11 +13,10 @@ use iommu_core::page_table::Format;
 use iommu_core::testing::Recorder;
 use iommu_model::Refusal;
 use iommu_model::device::{Direction, Ended, History, Job, Record, Transfer, Via};
-use shootdown_qemu_host::{Machine, Platform};
+use shootdown_device_tlb::Device;
+use shootdown_qemu_host::{Machine, Platform, Steps};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 /// Bytes of memory for the suite's kernel.
 const POOL: u64 = 8 << 20;
@@ -34,15 +36,16 @@ pub struct QemuRig {
 /// The devices and their work.
 struct Devices {
     machine: Arc<Machine>,
-    masters: Vec<Master>,
+    masters: Vec<Box<dyn Master>>,
     trace: Trace,
     work: Mutex<VecDeque<(usize, Arc<Job>)>>,
+    /// Entries with which QEMU's IOMMU walks though it must not, if it does.
+    entries: Option<Entries>,
     /// Held while a device works, so that its lines are found in the trace, and no driver's access
     /// lies between what it did and when it is said to have done it.
     working: Arc<Mutex<()>>,
     history: History,
-    start: Instant,
-    last: AtomicU64,
+    clock: Arc<Clock>,
     troubles: Arc<Troubles>,
 }
 
@@ -50,9 +53,10 @@ impl QemuRig {
     pub fn new(
         maker: &QemuMaker,
         machine: Arc<Machine>,
-        masters: Vec<Master>,
+        masters: Vec<Box<dyn Master>>,
         seats: Vec<Seat>,
         registers: &[u64],
+        clock: Arc<Clock>,
         troubles: &Arc<Troubles>,
     ) -> Outcome<Self> {
         let Some(pool) = machine.ram().take(POOL, 2 << 20) else {
@@ -64,10 +68,13 @@ impl QemuRig {
             masters,
             trace: Trace::new(&machine, maker.translations, maker.commands, &recorder),
             work: Mutex::default(),
+            entries: maker
+                .shortcomings
+                .contains(&Shortcoming::AbsentIsWalked)
+                .then(|| Entries::new(machine.ram())),
             working: Arc::default(),
             history: History::default(),
-            start: Instant::now(),
-            last: AtomicU64::new(0),
+            clock,
             troubles: troubles.clone(),
         });
         let mut rig = Self {
@@ -84,9 +91,12 @@ impl QemuRig {
             // Devices work between any two accesses of a driver's.
             let turn = devices.working.clone();
             let work = move || {
-                devices.step();
+                devices.step_within_rights();
             };
             parts.mmio = parts.mmio.taking_turns(Arc::new(work), turn);
+            if let Some(register) = maker.queue {
+                parts.mmio = parts.mmio.stepping(rig.devices.between_commands(register));
+            }
             rig.iommus.push((maker.probe)(parts)?);
         }
         Ok(rig)
@@ -94,10 +104,45 @@ impl QemuRig {
 }
 
 impl Devices {
+    /// Where the tail of a command queue goes before it is where the driver wants it, so that what
+    /// waits to be done is done between its commands.
+    fn between_commands(self: &Arc<Self>, register: &'static TailRegister) -> Steps {
+        let (devices, queue) = (self.clone(), Queue::new(register));
+        Arc::new(move |offset, value| {
+            if let Some(entries) = &devices.entries {
+                entries.note(offset, value);
+            }
+            let mut steps = queue.steps(offset, value);
+            if lock(&devices.work).is_empty() {
+                steps.clear();
+            }
+            steps
+        })
+    }
+
     /// Does the oldest piece of work whole; false if there is none.
     fn step(&self) -> bool {
+        self.step_of(|_| true)
+    }
+
+    /// The same of a device whose requests QEMU treats as it should at this moment.
+    fn step_within_rights(&self) -> bool {
+        self.step_of(|seat| {
+            let device = self.masters[seat].device();
+            let revoked = |entries: &Entries| entries.is_revoked(device);
+            !self.entries.as_ref().is_some_and(revoked)
+        })
+    }
+
+    /// The same of the seats that `may`.
+    fn step_of(&self, may: impl Fn(usize) -> bool) -> bool {
         let _working = lock(&self.working);
-        let Some((seat, job)) = lock(&self.work).pop_front() else {
+        let found = {
+            let mut work = lock(&self.work);
+            let first = work.iter().position(|&(seat, _)| may(seat));
+            first.and_then(|first| work.remove(first))
+        };
+        let Some((seat, job)) = found else {
             return false;
         };
         let ended = self.perform(seat, job.transfer()).unwrap_or_else(|stop| {
@@ -128,20 +173,20 @@ impl Devices {
             };
             let issued = self.now();
             let access = self.masters[seat].access(&self.trace, address, &piece, &mut read)?;
-            let (physical, refusal) = match access {
-                Access::Done(physical) => (Some(physical), None),
-                Access::Refused(refusal) => (None, Some(refusal)),
+            let (physical, via, at, refusal) = match access {
+                Access::Done { physical, via, at } => (Some(physical), via, at, None),
+                Access::Refused(refusal) => (None, Via::Iommu, None, Some(refusal)),
             };
             self.history.record(Record {
                 issued,
-                ended: self.now(),
+                ended: at.unwrap_or_else(|| self.now()),
                 device: self.masters[seat].device().0,
                 pasid: None,
                 address,
                 physical,
                 length,
                 access: transfer.access(),
-                via: Via::Iommu,
+                via,
                 refusal,
             });
             if let Some(refusal) = refusal {
@@ -152,14 +197,8 @@ impl Devices {
         Ok(Ended::Done(read))
     }
 
-    /// The time, of which no two moments are the same.
     fn now(&self) -> u64 {
-        let elapsed = self.start.elapsed().as_nanos() as u64;
-        let later = |last: u64| Some(elapsed.max(last + 1));
-        let before = self
-            .last
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, later);
-        elapsed.max(before.unwrap_or_else(|last| last) + 1)
+        self.clock.now()
     }
 }
 
@@ -205,8 +244,14 @@ impl Rig for QemuRig {
     fn take_history(&self) -> Vec<Record> {
         self.devices.history.take()
     }
+    fn device_tlb(&self, seat: usize) -> Result<&Device, Stop> {
+        match self.devices.masters[seat].tlb() {
+            Some(device) => Ok(device),
+            None => skip(Shortcoming::NoDeviceTlbs),
+        }
+    }
     fn model(&self) -> Result<&Model, Stop> {
-        skip("asks what only a model can be asked")
+        skip(Shortcoming::NeverWrong)
     }
 }
 
