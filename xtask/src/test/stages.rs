@@ -194,12 +194,27 @@ fn qemu(log: &mut Log) -> Result<()> {
         "--ignored",
     ]));
     let suite = log.run(crate::conformance::on_qemu());
+    // Device-TLB invalidations that are left out or too early, planted.
+    let mut planted = cargo(&[
+        "test",
+        "--release",
+        "--package",
+        "shootdown-conformance",
+        "--test",
+        "qemu_planted",
+        "--",
+        "--ignored",
+    ]);
+    planted
+        .env("RUSTFLAGS", "--cfg planted")
+        .env("CARGO_TARGET_DIR", workspace::planted_target("planted"));
+    let planted = log.run(planted);
     ensure!(held, "a run in QEMU did not hold");
     ensure!(
         refused,
         "a machine that does not suffice was not refused as it should be"
     );
-    machines.and(suite)
+    machines.and(suite).and(planted)
 }
 
 #[cfg(test)]
